@@ -1,0 +1,1 @@
+"""forkpoint: which tokens should learn?"""

@@ -1,0 +1,214 @@
+"""The command line: a thin layer that reads arguments, calls the library and tells errors in one line.
+
+Nothing heavy is imported before a command runs, so that `forkpoint --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from forkpoint.errors import ForkpointError, InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Which tokens should learn? Token-level credit for reinforcement learning with verifiable rewards.",
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; see recipes/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change: train.lr=1e-4")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="forkpoint")
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with its errors told in one line and an exit code.
+
+    Mistakes of the user exit with their own code, a keyboard interrupt with 130. `FORKPOINT_TRACEBACK=1`
+    shows the traceback as well. An error that is none of these is a defect and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _say(f"interrupted: {_again()}")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            told = _told(error)
+            if told is None or os.environ.get("FORKPOINT_TRACEBACK") == "1":
+                raise
+            _say(f"error: {told[0]}")
+            raise typer.Exit(told[1]) from None
+
+    return run
+
+
+@app.command()
+@guarded
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, chain and size; write nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of that name aside.")] = False,
+    runs: Annotated[Path, typer.Option("--runs", help="Folder of run directories.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Train with a recipe, or show with --dry-run what it would do."""
+    from forkpoint.train.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        from forkpoint.train.dryrun import plan, render
+
+        account = plan(loaded)
+        typer.echo(_json(account) if as_json else render(account), nl=as_json)
+        return
+    run_dir = claim_run_dir(runs / loaded.name, resume=resume, fresh=fresh)
+    from forkpoint.train.loop import train as run_training
+
+    result = run_training(loaded, run_dir=run_dir, resume=resume)
+    if as_json:
+        typer.echo(_json(result))
+
+
+@app.command()
+@guarded
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/report.html by default.")] = None,
+) -> None:
+    """Write the report of a run as one HTML file and print its path."""
+    from forkpoint.analyze.report import report as write_report
+
+    typer.echo(str(write_report(run_dir, out=out)))
+
+
+@app.command()
+@guarded
+def methods(as_json: AsJson = False) -> None:
+    """List the methods with their papers and equations."""
+    from forkpoint.methods import describe
+
+    rows = describe()
+    typer.echo(_json(rows) if as_json else methods_text(rows))
+
+
+@app.command()
+@guarded
+def env(as_json: AsJson = False) -> None:
+    """Print versions and devices, for bug reports."""
+    from forkpoint.environment import describe, environment
+
+    found = environment()
+    typer.echo(_json(found) if as_json else describe(found))
+
+
+def claim_run_dir(run_dir: Path, *, resume: bool, fresh: bool) -> Path:
+    """Return the directory a run may write to; an old run is continued or moved aside, never deleted.
+
+    Args:
+        run_dir: where the run goes.
+        resume: continue what is there; without anything there the run starts anew.
+        fresh: move what is there to `<name>.1`, `<name>.2`, …, the first that is free.
+
+    Raises:
+        InputError: there is a run and neither was asked for, or both were.
+    """
+    if resume and fresh:
+        raise InputError("--resume continues a run and --fresh starts it anew: give one of them")
+    if run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"{run_dir} is a file: remove it, or set name or --runs to something else")
+    used = run_dir.is_dir() and any(run_dir.iterdir())
+    if resume and not used:
+        _say(f"note: {run_dir} holds no run to resume; starting anew")
+    if not used or resume:
+        return run_dir
+    if not fresh:
+        raise InputError(
+            f"{run_dir} already holds a run: --resume continues it, --fresh moves it aside, "
+            "name=… or --runs writes elsewhere"
+        )
+    numbers = (n for n in range(1, sys.maxsize) if not run_dir.with_name(f"{run_dir.name}.{n}").exists())
+    aside = run_dir.with_name(f"{run_dir.name}.{next(numbers)}")
+    run_dir.rename(aside)
+    _say(f"note: the old run is now {aside}")
+    return run_dir
+
+
+def methods_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the methods as text: name, paper, stages, what it is, equation."""
+    blocks = []
+    for row in rows:
+        paper = f"arXiv {row['paper']}" if row.get("paper") else "no paper"
+        equation = "\n".join(f"    {line}" for line in str(row.get("equation") or "").splitlines())
+        arguments = ", ".join(f"{name}={value!r}" for name, value in row["arguments"].items())
+        parts = (
+            f"{row['name']}  ({paper}; {row['stage']})",
+            f"  {row['summary']}",
+            equation,
+            f"  arguments: {arguments or 'none'}",
+        )
+        blocks.append("\n".join(part for part in parts if part.strip()))
+    return "\n\n".join(blocks)
+
+
+def _told(error: Exception) -> tuple[str, int] | None:
+    """Return (sentence, exit code) for an error of the input or the surroundings, None for any other."""
+    if isinstance(error, ForkpointError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:
+        where = f" while writing {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"the disk is full{where}: free some space; {_again()}", 3
+        return f"{error.strerror or error}: {error.filename or 'no file name known'}", 3
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "the device has no memory left: lower train.micro_tokens (update) or decode.slots (decoding), "
+            "or set model.gradient_checkpointing=true",
+            3,
+        )
+    return None
+
+
+def _again() -> str:
+    """Return how to go on after a stop."""
+    arguments = sys.argv[1:]
+    if arguments[:1] not in (["train"], ["sft"]):
+        return "run the command again"
+    kept = [argument for argument in arguments if argument not in ("--resume", "--fresh")]
+    return f"continue with `{shlex.join(['forkpoint', *kept, '--resume'])}`"
+
+
+def _json(value: Any) -> str:
+    import dataclasses
+
+    def plain(item: Any) -> Any:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+        return item if isinstance(item, str | int | float) else str(item)
+
+    return json.dumps(value, indent=2, ensure_ascii=False, default=plain)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

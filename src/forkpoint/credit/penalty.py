@@ -1,0 +1,58 @@
+"""Penalties: terms added to the loss of single tokens that pull towards another policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+
+from forkpoint.credit.link import Link, State
+from forkpoint.errors import InputError, did_you_mean
+from forkpoint.rollouts import Credit, Penalty, Rollouts
+
+FORMS = ("k1", "k2", "k3", "abs")
+
+
+def kl(*, coefficient: float = 0.001, form: Literal["k1", "k2", "k3", "abs"] = "k3") -> Link:
+    """Link: pull every token that counts towards the reference model.
+
+    With Δ = log π_ref(y) - log π(y):
+
+        k1 = -Δ          k2 = Δ² / 2          k3 = exp(Δ) - Δ - 1          abs = |Δ|
+
+    k1 and k3 are unbiased estimates of KL(π ‖ π_ref) for samples of π; as a loss, only k2 has the gradient of
+    that KL on such samples. `coefficient=0` changes nothing.
+
+    Args:
+        coefficient: >= 0, in loss per nat.
+        form: which estimate.
+
+    Returns:
+        A link that needs a reference model.
+
+    Source: arXiv 2402.03300 eq. 4 (k3); names from Schulman, "Approximating KL divergence" (2020).
+    """
+    if not coefficient >= 0:
+        raise InputError(f"kl coefficient is {coefficient} and must be >= 0")
+    if form not in FORMS:
+        raise InputError(f"unknown kl form {form!r}: {did_you_mean(form, FORMS)}")
+
+    def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
+        if coefficient == 0:
+            return credit, state
+        target_BT = rollouts.ref_logp_BT
+        assert target_BT is not None  # noqa: S101 - checked by check_needs
+        penalty = Penalty(
+            coefficient_BT=torch.full_like(credit.advantage_BT, coefficient),
+            target_logp_BT=target_BT,
+            form=form,
+        )
+        return dataclasses.replace(credit, penalties=(*credit.penalties, penalty)), state
+
+    return Link(
+        name="kl",
+        arguments={"coefficient": coefficient, "form": form},
+        update=update,
+        needs=frozenset({"ref_logp"} if coefficient > 0 else ()),
+    )

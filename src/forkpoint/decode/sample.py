@@ -1,0 +1,61 @@
+"""Sampling one token a row from logits, with the log-prob and entropy of the full distribution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from forkpoint.entropy.token import entropy_of
+
+
+def sample_token(
+    logits_RV: Tensor, uniform_R: Tensor, *, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw one token a row by inverting the cumulative distribution, and measure the distribution.
+
+    Log-prob and entropy are those of softmax(logits / temperature) over the full vocabulary, before top-k and
+    top-p: the policy that the update differentiates. With top-k = 0 and top-p = 1 tokens are drawn from it.
+
+    Args:
+        logits_RV: (rows, V).
+        uniform_R: float64 (rows,) in [0, 1), one number a row decides its token.
+        temperature: > 0.
+        top_p: in (0, 1], keep the smallest set of most likely tokens with at least this mass (of what top_k left).
+        top_k: keep the k most likely tokens; 0 keeps all.
+
+    Returns:
+        (id_R int64, logp_R float32, entropy_R float32), entropies in nats.
+
+    >>> z = torch.tensor([[0.0, 0.0]])
+    >>> sample_token(z, torch.tensor([0.7], dtype=torch.float64))[0]
+    tensor([1])
+    """
+    z_RV = logits_RV.float()
+    logp_RV = torch.log_softmax(z_RV if temperature == 1.0 else z_RV / temperature, dim=-1)
+    entropy_R = entropy_of(logp_RV)
+    p_RV = truncated(logp_RV, top_p=top_p, top_k=top_k).double().exp()
+    cumulative_RV = p_RV.cumsum(-1)
+    target_R1 = uniform_R[:, None].to(cumulative_RV) * cumulative_RV[:, -1:]
+    id_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True).clamp(max=logits_RV.shape[-1] - 1)
+    return id_R1.squeeze(1), logp_RV.gather(1, id_R1).squeeze(1), entropy_R
+
+
+def truncated(logp_RV: Tensor, *, top_p: float, top_k: int) -> Tensor:
+    """Return log-probs with everything outside top-k and top-p at -inf; not renormalised.
+
+    Tokens of equal probability at the cut are ordered by id.
+
+    >>> truncated(torch.tensor([[0.6, 0.3, 0.1]]).log(), top_p=0.7, top_k=0).exp()
+    tensor([[0.6000, 0.3000, 0.0000]])
+    """
+    if top_k <= 0 and top_p >= 1:
+        return logp_RV
+    ordered_RV, by_RV = logp_RV.sort(dim=-1, descending=True, stable=True)
+    drop_RV = torch.zeros_like(ordered_RV, dtype=torch.bool)
+    if top_k > 0:
+        drop_RV[:, top_k:] = True
+    if top_p < 1:
+        mass_RV = ordered_RV.exp().masked_fill(drop_RV, 0.0)
+        mass_RV = mass_RV / mass_RV.sum(-1, keepdim=True)
+        drop_RV |= mass_RV.cumsum(-1) - mass_RV >= top_p
+    return logp_RV.masked_fill(torch.zeros_like(drop_RV).scatter(1, by_RV, drop_RV), -torch.inf)

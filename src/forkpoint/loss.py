@@ -1,0 +1,197 @@
+"""The loss: the only place where gradient meets credit.
+
+Per-token losses become one number through coefficients that are fixed before the first backward pass, so the
+loss of a mini-batch is the plain sum of the losses of its micro-batches, however it is cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forkpoint.credit.link import Chain
+from forkpoint.errors import InputError, did_you_mean
+from forkpoint.rollouts import Credit, Forward, Penalty, Rollouts
+from forkpoint.scope import Batching, segment_sum, segments
+
+LOG_RATIO_LIMIT = 20.0
+"""Log-ratios are clamped to ± this, so that exp cannot overflow; exp(20) is far beyond any clip."""
+
+
+def log_ratio(logp_BT: Tensor, rollouts: Rollouts) -> Tensor:
+    """Return log π(y) - log π_old(y), 0 on padding whatever the padding holds."""
+    difference_BT = torch.where(rollouts.mask_BT, logp_BT, 0.0) - torch.where(
+        rollouts.mask_BT, rollouts.logp_BT, 0.0
+    )
+    return difference_BT.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
+def importance_ratio(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
+    """Return the importance ratio of every token, shape (B, T).
+
+        token, stop:  r_t = exp(log π - log π_old)
+        sequence:     s_i = exp(mean over the answer's tokens of log π - log π_old)
+
+    Source: arXiv 1707.06347 eq. 6; arXiv 2507.18071 eq. 7.
+    """
+    log_BT = log_ratio(logp_BT, rollouts)
+    if credit.ratio == "sequence":
+        length_B1 = rollouts.mask_BT.sum(1, keepdim=True).clamp(min=1)
+        log_BT = (log_BT.sum(1, keepdim=True) / length_B1).expand_as(log_BT)
+    return log_BT.exp()
+
+
+def surrogate(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
+    """Return the clipped policy loss of every token, before weights, penalties and aggregation.
+
+        token, sequence:  -min(r A, clamp(r, low, high) A),  and at least c A is kept where A < 0 with dual clip
+        stop:             -sg(clamp(r, low, high)) A log π
+
+    With open bounds and r = 1 the gradient is REINFORCE's, -A ∇log π.
+
+    Args:
+        logp_BT: float (B, T), current log-probs with gradient.
+        rollouts: the rows, with the behaviour policy's log-probs.
+        credit: advantages, ratio kind, bounds and dual clip.
+
+    Returns:
+        float (B, T).
+
+    Source: arXiv 1707.06347 eq. 7; dual clip arXiv 1912.09729 eq. 5; stop arXiv 2506.13585 eq. 4.
+    """
+    ratio_BT = importance_ratio(logp_BT, rollouts, credit)
+    bounded_BT = _bound(ratio_BT, credit)
+    advantage_BT = credit.advantage_BT
+    if credit.ratio == "stop":
+        return -bounded_BT.detach() * advantage_BT * torch.where(rollouts.mask_BT, logp_BT, 0.0)
+    gain_BT = torch.minimum(ratio_BT * advantage_BT, bounded_BT * advantage_BT)
+    if credit.dual_clip is not None:
+        floor_BT = torch.maximum(gain_BT, credit.dual_clip * advantage_BT)
+        gain_BT = torch.where(advantage_BT < 0, floor_BT, gain_BT)
+    return -gain_BT
+
+
+def _bound(ratio_BT: Tensor, credit: Credit) -> Tensor:
+    if credit.low_BT is not None:
+        ratio_BT = torch.maximum(ratio_BT, credit.low_BT)
+    if credit.high_BT is not None:
+        ratio_BT = torch.minimum(ratio_BT, credit.high_BT)
+    return ratio_BT
+
+
+def penalty_loss(penalty: Penalty, logp_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return coefficient * form(Δ) of every token with Δ = target - log π; see `forkpoint.credit.kl`."""
+    delta_BT = torch.where(mask_BT, penalty.target_logp_BT, 0.0) - torch.where(mask_BT, logp_BT, 0.0)
+    delta_BT = delta_BT.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    forms = {
+        "k1": lambda d: -d,
+        "k2": lambda d: d**2 / 2,
+        "k3": lambda d: torch.expm1(d) - d,
+        "abs": torch.abs,
+    }
+    return penalty.coefficient_BT * forms[penalty.form](delta_BT)
+
+
+def token_losses(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
+    """Return weight * surrogate + penalties of every token, 0 where it does not count."""
+    loss_BT = surrogate(logp_BT, rollouts, credit) * credit.weight_BT
+    for penalty in credit.penalties:
+        loss_BT = loss_BT + penalty_loss(penalty, logp_BT, rollouts.mask_BT)
+    return torch.where(credit.keep_BT, loss_BT, 0.0)
+
+
+def coefficients(credit: Credit, rollouts: Rollouts, batching: Batching) -> Tensor:
+    """Return the factor of every token's loss in its mini-batch's loss.
+
+    With K the counted tokens (`keep`), n_i those of answer i, R the answers that have any:
+
+        token:        1 / |K|                          (DAPO; 80/20 with dropped tokens)
+        sequence:     1 / (R n_i)                      (GRPO)
+        constant:     1 / (R constant)                 (Dr. GRPO)
+        micro-token:  (R_m / R) / |K_m|, m the token's micro-batch   (release of the 80/20 paper)
+
+    Args:
+        credit: `keep_BT`, `denominator` and `constant` are read.
+        rollouts: the rows.
+        batching: mini-batch of every row, and micro-batch for `micro-token`.
+
+    Returns:
+        float (B, T), 0 where a token does not count. For `token` and `sequence` they sum to 1 per mini-batch.
+
+    Source: arXiv 2503.14476 eq. 8 (token), 2402.03300 eq. 3 (sequence), 2503.20783 sec. 3.2 (constant).
+    """
+    keep_BT = credit.keep_BT
+    keep = keep_BT.to(credit.advantage_BT.dtype)
+    mini_B = segments("mini", group_B=rollouts.group_B, batching=batching)
+    tokens_B = keep.sum(1)
+    row_B = (tokens_B > 0).to(keep.dtype)
+    rows_B = segment_sum(row_B, mini_B)[mini_B].clamp(min=1)
+    if credit.denominator == "token":
+        scale_B = 1 / segment_sum(tokens_B, mini_B)[mini_B].clamp(min=1)
+    elif credit.denominator == "sequence":
+        scale_B = 1 / (rows_B * tokens_B.clamp(min=1))
+    elif credit.denominator == "constant":
+        if credit.constant is None:
+            raise InputError("the constant denominator needs a number of tokens: aggregate(constant=…)")
+        scale_B = 1 / (rows_B * credit.constant)
+    elif credit.denominator == "micro-token":
+        micro_B = segments("micro", group_B=rollouts.group_B, batching=batching)
+        in_micro_B = segment_sum(row_B, micro_B)[micro_B]
+        scale_B = in_micro_B / rows_B / segment_sum(tokens_B, micro_B)[micro_B].clamp(min=1)
+    else:
+        valid = ("token", "sequence", "constant", "micro-token")
+        raise InputError(
+            f"unknown denominator {credit.denominator!r}: {did_you_mean(credit.denominator, valid)}"
+        )
+    return keep * scale_B[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """The loss of some rows and what was measured on the way, ready to be summed over micro-batches."""
+
+    value: Tensor
+    """Scalar with gradient."""
+    sums: dict[str, float]
+    """Sums over tokens: `counted`, `clipped_low`, `clipped_high`, `ratio`, `kl`, `tokens`."""
+
+
+def policy_loss(
+    chain: Chain, forward: Forward, rollouts: Rollouts, credit: Credit, coefficient_BT: Tensor
+) -> Loss:
+    """Return the loss of some rows of a mini-batch: Σ coefficient * token loss + regularisers.
+
+    Args:
+        chain: its regularisers are added.
+        forward: the current policy on these rows, with gradient.
+        rollouts: the rows.
+        credit: their credit.
+        coefficient_BT: their coefficients, from `coefficients` on the whole mini-batch.
+
+    Returns:
+        `Loss`; the values of the parts of a mini-batch sum to the value of the whole.
+    """
+    loss_BT = token_losses(forward.logp_BT, rollouts, credit)
+    value = (coefficient_BT * loss_BT).sum()
+    for regularise in chain.regularisers:
+        value = value + regularise(forward, rollouts, credit, coefficient_BT)
+    return Loss(value=value, sums=_measure(forward.logp_BT.detach(), rollouts, credit))
+
+
+def _measure(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> dict[str, float]:
+    keep_BT, advantage_BT = credit.keep_BT, credit.advantage_BT
+    ratio_BT = importance_ratio(logp_BT, rollouts, credit)
+    learns_BT = keep_BT & (credit.weight_BT * advantage_BT != 0)
+    below_BT = torch.zeros_like(keep_BT) if credit.low_BT is None else ratio_BT < credit.low_BT
+    above_BT = torch.zeros_like(keep_BT) if credit.high_BT is None else ratio_BT > credit.high_BT
+    k3_BT = torch.expm1(log_ratio(logp_BT, rollouts)) - log_ratio(logp_BT, rollouts)
+    return {
+        "counted": float(keep_BT.sum()),
+        "learned": float(learns_BT.sum()),
+        "clipped_low": float((below_BT & learns_BT & (advantage_BT < 0)).sum()),
+        "clipped_high": float((above_BT & learns_BT & (advantage_BT > 0)).sum()),
+        "tokens": float(rollouts.mask_BT.sum()),
+        "kl": float(torch.where(rollouts.mask_BT, k3_BT, 0.0).sum()),
+    }

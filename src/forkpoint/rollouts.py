@@ -1,0 +1,212 @@
+"""The values that flow between rooms: prompts, rollouts, credit and the current forward pass.
+
+Shape suffixes: `P` prompts, `G` answers a prompt, `B` rows (answers), `T` response positions
+(right-padded), `S` prompt positions (right-padded), `V` vocabulary, `H` hidden size. `mask_BT` is bool
+and always means "this token counts". Entropies are in nats of softmax(logits / temperature) over the
+full vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One problem: what the model reads and what a verifier compares with."""
+
+    id: str
+    """Stable and unique in its task."""
+    text: str
+    """What the model reads, before any template."""
+    answer: str | None = None
+    """Reference answer for the verifier."""
+    messages: tuple[Mapping[str, str], ...] | None = None
+    """Chat form of `text` (`role`, `content`), where the source has one."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else the task's verifier needs."""
+
+
+class Verdict(StrEnum):
+    """What a verifier says of one answer."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNJUDGED = "unjudged"
+    """Could not be judged (unreadable reference, deadline): counted, reported and left out of learning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The verdict on one answer and the reward that follows from it."""
+
+    verdict: Verdict
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Named parts that sum to `reward` (for example `answer`, `overlong`)."""
+    detail: str = ""
+    """Why, in a few words: the extracted answer, `no box`, `deadline`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """A batch of sampled answers and everything the behaviour policy knew about them."""
+
+    prompts: tuple[Prompt, ...]
+    """The P problems of this batch."""
+    prompt_BS: Tensor
+    """int64 (B, S): prompt ids of every row, right-padded."""
+    prompt_length_B: Tensor
+    """int64 (B,): how many of the S positions are real."""
+    ids_BT: Tensor
+    """int64 (B, T): sampled ids, the stop token included, right-padded."""
+    mask_BT: Tensor
+    """bool (B, T): positions that were sampled."""
+    group_B: Tensor
+    """int64 (B,): index into `prompts`."""
+    sample_B: Tensor
+    """int64 (B,): which of the G answers to its prompt a row is."""
+    logp_BT: Tensor
+    """float32 (B, T): log-prob of the sampled token under the behaviour policy, 0 on padding."""
+    entropy_BT: Tensor
+    """float32 (B, T): entropy of the behaviour policy in nats, 0 on padding."""
+    finish: tuple[str, ...]
+    """Why each row ended: `stop` or `length`."""
+    text: tuple[str, ...]
+    """The answers as text, special tokens removed."""
+    reward_B: Tensor | None = None
+    """float32 (B,): total reward, 0 where not judged."""
+    reward_parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Named parts of the reward, each float32 (B,)."""
+    judged_B: Tensor | None = None
+    """bool (B,): False where the verifier could not judge."""
+    verdicts: tuple[Verdict, ...] = ()
+    ref_logp_BT: Tensor | None = None
+    """float32 (B, T): log-prob under the reference model, where a KL term needs it."""
+    max_tokens: int | None = None
+    """The longest answer the decoder allowed, in tokens."""
+    version: int = 0
+    """Number of optimiser updates the behaviour policy had seen."""
+
+    @property
+    def rows(self) -> int:
+        """B, the number of answers."""
+        return int(self.ids_BT.shape[0])
+
+    def select(self, rows: Tensor) -> Rollouts:
+        """Return the given rows (int64 indices), with T and S cut to the longest row kept."""
+        rows = rows.to(self.ids_BT.device)
+        lengths = self.mask_BT[rows].sum(1)
+        T = int(lengths.max()) if rows.numel() else 0
+        S = int(self.prompt_length_B[rows].max()) if rows.numel() else 0
+        index = rows.tolist()
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[rows, :T] if value.ndim == 2 else value[rows]
+
+        return dataclasses.replace(
+            self,
+            prompt_BS=self.prompt_BS[rows, :S],
+            **{name: cut(getattr(self, name)) for name in _PER_ROW},
+            reward_parts={name: part[rows] for name, part in self.reward_parts.items()},
+            finish=tuple(self.finish[i] for i in index),
+            text=tuple(self.text[i] for i in index),
+            verdicts=tuple(self.verdicts[i] for i in index) if self.verdicts else (),
+        )
+
+
+_PER_ROW = (
+    "prompt_length_B", "ids_BT", "mask_BT", "group_B", "sample_B", "logp_BT", "entropy_BT",
+    "reward_B", "judged_B", "ref_logp_BT",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """What the current policy says about one mini-batch."""
+
+    logp_BT: Tensor
+    """float32 (B, T): log-prob of the recorded tokens; carries gradient inside the loss."""
+    entropy_BT: Tensor
+    """float32 (B, T): entropy in nats; carries gradient where a regulariser asks for it."""
+
+    def detach(self) -> Forward:
+        """Return the same values without gradient, as credit links see them."""
+        return Forward(logp_BT=self.logp_BT.detach(), entropy_BT=self.entropy_BT.detach())
+
+    def select(self, rows: Tensor) -> Forward:
+        """Return the given rows."""
+        return Forward(logp_BT=self.logp_BT[rows], entropy_BT=self.entropy_BT[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty:
+    """A term `coefficient * form(logp, target)` added to the loss of every token that counts."""
+
+    coefficient_BT: Tensor
+    target_logp_BT: Tensor
+    form: Literal["abs", "k1", "k2", "k3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """How much, and how, every token of a batch should learn. Plain data, never differentiated.
+
+    Gradient enters in `forkpoint.loss` alone, through `Forward`.
+    """
+
+    advantage_BT: Tensor
+    """float32 (B, T)."""
+    weight_BT: Tensor
+    """float32 (B, T): multiplies the surrogate; 0 silences a token but leaves it in the denominator."""
+    keep_BT: Tensor
+    """bool (B, T): False drops a token from loss and denominator. Starts as the response mask."""
+    ratio: Literal["token", "sequence", "stop"] = "token"
+    """token: PPO; sequence: length-normalised (GSPO); stop: detached and capped (CISPO)."""
+    low_BT: Tensor | None = None
+    """Lower bound of the ratio, per token; None leaves it open."""
+    high_BT: Tensor | None = None
+    """Upper bound of the ratio, per token; None leaves it open."""
+    dual_clip: float | None = None
+    """c: where the advantage is negative the surrogate is at least c * advantage."""
+    penalties: tuple[Penalty, ...] = ()
+    denominator: Literal["token", "sequence", "constant", "micro-token"] = "token"
+    """How per-token losses become one number: see `forkpoint.loss.coefficients`."""
+    constant: float | None = None
+    """The divisor per row when `denominator` is `constant` (Dr. GRPO: the maximum response length)."""
+
+    def select(self, rows: Tensor) -> Credit:
+        """Return the given rows."""
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[rows]
+
+        return dataclasses.replace(
+            self,
+            advantage_BT=self.advantage_BT[rows],
+            weight_BT=self.weight_BT[rows],
+            keep_BT=self.keep_BT[rows],
+            low_BT=cut(self.low_BT),
+            high_BT=cut(self.high_BT),
+            penalties=tuple(
+                Penalty(
+                    coefficient_BT=p.coefficient_BT[rows],
+                    target_logp_BT=p.target_logp_BT[rows],
+                    form=p.form,
+                )
+                for p in self.penalties
+            ),
+        )
+
+
+def blank_credit(rollouts: Rollouts) -> Credit:
+    """Return credit in which every sampled token counts and none has an advantage yet."""
+    zeros = torch.zeros_like(rollouts.logp_BT)
+    return Credit(advantage_BT=zeros, weight_BT=torch.ones_like(zeros), keep_BT=rollouts.mask_BT.clone())

@@ -1,0 +1,259 @@
+"""How large a run will be, worked out from a recipe and a model configuration: an estimate, not a measurement.
+
+Notation: P parameters, R trainable parameters, L layers, H hidden size, V vocabulary, N padded tokens of a
+micro-batch, b bytes of an element of the model's dtype.
+
+    weights      b (P + R_lora) + b P for a reference model
+    optimiser    3 b R                           gradient and AdamW's two moments
+    kv cache     2 L · kv heads · head size · (prompt + answer tokens) · rows decoded at once · b
+    activations  N L (7 H + 4 q + 4 kv + 4 I) b  kept for the backward pass; with gradient checkpointing
+                 N (L H + one layer's share) b
+    logits       the larger of what a decoding step and a chunk of the training head hold
+    total        weights + optimiser + max(kv cache, activations) + logits
+
+with q and kv the widths of queries and of keys, and I the width of the feed-forward layer. Left out: the
+allocator's slack, the framework itself (about 0.4 GB on a CPU, 1 GB on a GPU), and attention scores, which the
+`eager` attention does keep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forkpoint.credit import Chain
+from forkpoint.errors import InputError
+from forkpoint.train.recipe import credit_chain
+from forkpoint.train.schema import LoraTable, Recipe
+
+HEAD_ROWS = 1024
+"""Rows of logits the training head is taken to hold at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Counts that follow from the recipe alone, and bytes where the model's configuration is known."""
+
+    rows_per_step: int
+    """Answers in a rollout batch, before resampling."""
+    max_tokens_per_step: int
+    """Response tokens if every answer were as long as allowed; resampling can multiply it by `max_rounds`."""
+    updates_per_step: int
+    """Optimiser updates a rollout batch."""
+    parameters: int | None = None
+    """Of the model, each shared matrix once."""
+    trainable: int | None = None
+    """Parameters that learn: all, or the adapters'."""
+    weight_bytes: int | None = None
+    optimizer_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    activation_bytes: int | None = None
+    logits_bytes: int | None = None
+    total_bytes: int | None = None
+    """At the peak: decoding and updating take turns."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return (label, value) pairs for people, without what is unknown."""
+        shown = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            label = field.name.removesuffix("_bytes").replace("_", " ")
+            shown.append((label, human_bytes(value) if field.name.endswith("_bytes") else f"{value:,}"))
+        return shown
+
+
+def estimate(recipe: Recipe, model_config: Any | None = None, *, dtype_bytes: int | None = None) -> Estimate:
+    """Return the size of one training step.
+
+    Args:
+        recipe: what to train.
+        model_config: a transformers configuration; None leaves only what follows from the recipe.
+        dtype_bytes: bytes of a weight; None reads the recipe, where `auto` counts as bfloat16 unless the
+            device is the CPU.
+
+    Returns:
+        The estimate; see the module for every formula.
+    """
+    train, decode = recipe.train, recipe.decode
+    counts = Estimate(
+        rows_per_step=train.prompts * train.group,
+        max_tokens_per_step=train.prompts * train.group * decode.max_tokens,
+        updates_per_step=train.prompts // train.mini_prompts * train.epochs,
+    )
+    if model_config is None:
+        return counts
+    b = dtype_bytes or weight_bytes_of(recipe)
+    parameters, linears = count_parameters(model_config)
+    adapters = lora_parameters(recipe.model.lora, linears)
+    trainable = parameters if recipe.model.lora is None else adapters
+    shape = _Shape.of(model_config)
+    slots = min(decode.slots, counts.rows_per_step)
+    tokens = max(train.micro_tokens, recipe.prompt.max_tokens + decode.max_tokens)
+    weights = b * (parameters + adapters) + (b * parameters if _needs_reference(recipe) else 0)
+    optimizer = 3 * b * trainable
+    kv = 2 * shape.layers * shape.kv * (recipe.prompt.max_tokens + decode.max_tokens) * slots * b
+    activations = shape.activations(tokens, checkpointing=recipe.model.gradient_checkpointing) * b
+    # Decoding holds logits and their float32 softmax; the head holds a chunk of logits and its gradient.
+    logits = max(slots * shape.vocabulary * (4 + b), 2 * min(tokens, HEAD_ROWS) * shape.vocabulary * 4)
+    return dataclasses.replace(
+        counts,
+        parameters=parameters,
+        trainable=trainable,
+        weight_bytes=weights,
+        optimizer_bytes=optimizer,
+        kv_cache_bytes=kv,
+        activation_bytes=activations,
+        logits_bytes=logits,
+        total_bytes=weights + optimizer + max(kv, activations) + logits,
+    )
+
+
+def read_model_config(recipe: Recipe) -> Any:
+    """Return the transformers configuration of the recipe's model, from a directory, the cache or the hub.
+
+    Raises:
+        InputError: there is none at that path, or the hub cannot be reached; one sentence says which.
+    """
+    from transformers import AutoConfig
+
+    model = recipe.model
+    known = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    cannot = f"the configuration of model {model.path!r} cannot be read"
+    try:
+        return AutoConfig.from_pretrained(model.path, local_files_only=True, **known)
+    except (OSError, ValueError, KeyError) as error:
+        if Path(model.path).exists():
+            raise InputError(f"{cannot}: {_first_sentence(error)}") from None
+    if not _hub_answers():
+        raise InputError(f"{cannot}: it is no directory, not in the cache, and the hub does not answer")
+    try:
+        return AutoConfig.from_pretrained(model.path, **known)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{cannot}: {_first_sentence(error)}") from None
+
+
+def _hub_answers(timeout: float = 3.0) -> bool:
+    """Return whether a connection opens at once; the hub's client would retry for half a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():
+        return True
+    place = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((place.hostname or "", place.port or 443), timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+
+
+def weight_bytes_of(recipe: Recipe) -> int:
+    """Return the bytes of one weight; `auto` is 4 on the CPU and 2 elsewhere."""
+    model = recipe.model
+    if model.dtype != "auto":
+        return {"float32": 4, "bfloat16": 2}[model.dtype]
+    return 4 if _device(model.device) == "cpu" else 2
+
+
+def count_parameters(model_config: Any) -> tuple[int, dict[str, tuple[int, int]]]:
+    """Return the number of parameters and the (inputs, outputs) of every linear layer but the lm-head.
+
+    The model is built without storage; a matrix shared by embedding and lm-head counts once.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config)
+    head = model.get_output_embeddings()
+    linears = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    return sum(p.numel() for p in model.parameters()), linears
+
+
+def lora_parameters(lora: LoraTable | None, linears: dict[str, tuple[int, int]]) -> int:
+    """Return the parameters of the adapters: rank (inputs + outputs) for every adapted layer."""
+    if lora is None:
+        return 0
+    chosen = [
+        shape
+        for name, shape in linears.items()
+        if lora.targets == "all-linear" or name.split(".")[-1] in lora.targets
+    ]
+    if not chosen:
+        have = ", ".join(sorted({name.split(".")[-1] for name in linears}))
+        raise InputError(f"model.lora.targets names no layer of this model; it has {have}")
+    return lora.rank * sum(inputs + outputs for inputs, outputs in chosen)
+
+
+def human_bytes(count: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> human_bytes(3_500_000), human_bytes(0)
+    ('3.5 MB', '0 B')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    layers: int
+    hidden: int
+    q: int
+    kv: int
+    feed_forward: int
+    vocabulary: int
+
+    @staticmethod
+    def of(config: Any) -> _Shape:
+        config = config.get_text_config()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return _Shape(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            q=heads * size,
+            kv=(getattr(config, "num_key_value_heads", None) or heads) * size,
+            feed_forward=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            vocabulary=config.vocab_size,
+        )
+
+    def activations(self, tokens: int, *, checkpointing: bool) -> int:
+        """Return the elements kept for the backward pass of one micro-batch."""
+        layer = 7 * self.hidden + 4 * self.q + 4 * self.kv + 4 * self.feed_forward
+        return tokens * (self.layers * self.hidden + layer if checkpointing else self.layers * layer)
+
+
+def _needs_reference(recipe: Recipe, chain: Chain | None = None) -> bool:
+    return "ref_logp" in (chain or credit_chain(recipe)).needs and recipe.model.lora is None
+
+
+def _device(device: str) -> str:
+    """Return the kind of device that `auto` will take."""
+    import torch
+
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,334 @@
+"""What a recipe may say: one frozen model a table, with units under every field.
+
+`forkpoint.train.recipe` reads files into these models; nothing here touches a disk.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class LoraTable(_Table):
+    """`[model.lora]`: train low-rank adapters (arXiv 2106.09685) instead of all weights."""
+
+    rank: Count = 16
+    """Rank of the update."""
+    alpha: Positive = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropping an adapter input."""
+    targets: str | Words = "all-linear"
+    """Names of the linear layers to adapt; `all-linear` is every one but the lm-head."""
+
+    @field_validator("targets")
+    @classmethod
+    def _names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, str) and value != "all-linear":
+            raise ValueError(f"= {value!r} is neither 'all-linear' nor a list of layer names such as ['q_proj']")
+        return value
+
+
+class ModelTable(_Table):
+    """`[model]`: the policy."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A directory or a hub name such as `owner/model`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Of the weights; `auto` is bfloat16 on cuda and float32 elsewhere."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes cuda, then mps, then cpu."""
+    threads: Natural = 0
+    """CPU threads of torch; 0 is the cores this process may use."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of transformers."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Only for models whose code you have read."""
+    lora: LoraTable | None = None
+    """Adapters; without this table every weight is trained."""
+
+
+class TaskTable(_Table):
+    """`[task]`: problems and the verifier that judges answers."""
+
+    name: Literal["countdown", "countdown-coin", "arithmetic-sequence", "data"] = "countdown"
+    """A built-in task, or `data` for a file or a hub data set."""
+    train: str | None = None
+    """Training problems: a .jsonl, .json or .parquet file, or a hub id."""
+    heldout: str | None = None
+    """Problems for evaluation only, in the same format; without it `heldout_split` of `train` is read."""
+    config: str | None = None
+    """Configuration (subset) of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set to train on."""
+    heldout_split: str | None = None
+    """Split of a hub data set to evaluate on."""
+    question: str = "question"
+    """Field that holds the problem; dots reach into nested fields, a list of messages is read as a chat."""
+    answer: str = "answer"
+    """Field that holds the reference answer; dots reach into nested fields."""
+    verifier: Literal["math", "exact", "sequence"] = "math"
+    """`math` compares as mathematics, `exact` as text, `sequence` gives the share continued correctly."""
+    extraction: Literal["boxed", "gsm8k", "a-line", "number", "whole", "auto"] = "boxed"
+    """Where the answer stands in a completion, see `forkpoint.verify.extract`; looser rules can be gamed."""
+    limit: Count | None = None
+    """Read at most this many training problems."""
+    deadline: Positive = 5.0
+    """Seconds a verdict may take; then the answer counts as not judged."""
+    workers: Natural = 0
+    """Verifier processes; 0 is one for every core but one, at least one."""
+
+    @model_validator(mode="after")
+    def _sources(self) -> TaskTable:
+        if self.name == "data" and self.train is None:
+            raise ValueError("task.name is 'data', so task.train must name a file or a hub data set")
+        if self.name.startswith("countdown") and (self.train or self.heldout):
+            raise ValueError(f"task {self.name!r} draws its own problems: leave out train and heldout, or set name = 'data'")
+        return self
+
+
+class PromptTable(_Table):
+    """`[prompt]`: how a problem becomes what the model reads."""
+
+    template: str = "auto"
+    """`auto` (chat template if the tokenizer has one, else none), `none`, `chat`, `boxed`, or text with {question}."""
+    max_tokens: Count = 2048
+    """Longest prompt, in tokens, after the template."""
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with a longer one: stop and name it, or leave it out."""
+
+    @field_validator("template")
+    @classmethod
+    def _has_question(cls, value: str) -> str:
+        if value not in ("auto", "none", "chat", "boxed") and "{question}" not in value:
+            raise ValueError("is neither auto, none, chat nor boxed, so it must be text that contains {question}")
+        return value
+
+
+class DecodeTable(_Table):
+    """`[decode]`: how answers are sampled."""
+
+    temperature: Positive = 1.0
+    """Divides the logits."""
+    top_p: Share = 1.0
+    """Keep the smallest set of tokens with this probability; 1 keeps all."""
+    top_k: Natural = 0
+    """Keep this many tokens; 0 keeps all."""
+    max_tokens: Count = 1024
+    """Longest answer, in tokens."""
+    stop: Words = ()
+    """Texts that end an answer, besides the tokenizer's end token."""
+    slots: Count = 256
+    """Answers decoded at once; bounds the memory of the key-value cache."""
+
+
+class TrainTable(_Table):
+    """`[train]`: the loop. Defaults follow DAPO (arXiv 2503.14476) and the 80/20 paper (arXiv 2506.01939)."""
+
+    steps: Count
+    """Rollout batches to train on."""
+    prompts: Count = 512
+    """Prompts in a rollout batch."""
+    group: Count = 16
+    """Answers to each prompt."""
+    mini_prompts: Count = 32
+    """Prompts an optimiser update learns from; `prompts / mini_prompts` updates a pass."""
+    epochs: Count = 1
+    """Passes over a rollout batch."""
+    micro_tokens: Count = 16384
+    """Padded tokens (prompt and answer) in one forward and backward pass; does not change the result."""
+    lr: Positive = 1e-6
+    """Learning rate of AdamW."""
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    """Decay of AdamW's two moments."""
+    eps: Positive = 1e-8
+    """Added to AdamW's denominator."""
+    weight_decay: NonNegative = 0.1
+    """Decoupled weight decay."""
+    warmup: Natural = 0
+    """Updates over which the learning rate rises from 0."""
+    grad_clip: NonNegative = 1.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    dynamic_sampling: bool = True
+    """Replace groups whose answers all earn the same until the batch is full."""
+    max_rounds: Count = 10
+    """Rounds of sampling after which a batch that is still not full stops the run."""
+
+    @field_validator("betas")
+    @classmethod
+    def _in_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("must be two numbers in [0, 1)")
+        return value
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainTable:
+        if self.mini_prompts > self.prompts:
+            raise ValueError(
+                f"train.mini_prompts = {self.mini_prompts} is more than train.prompts = {self.prompts}: "
+                "an update cannot learn from more prompts than a step samples"
+            )
+        if self.prompts % self.mini_prompts:
+            raise ValueError(
+                f"train.prompts = {self.prompts} is not a multiple of train.mini_prompts = {self.mini_prompts}: "
+                "every update must learn from the same number of prompts"
+            )
+        if self.dynamic_sampling and self.group == 1:
+            raise ValueError(
+                "train.group = 1 leaves no group whose answers differ: raise it, or set train.dynamic_sampling = false"
+            )
+        return self
+
+
+class RewardTable(_Table):
+    """`[reward]`: what is added to the verdict (arXiv 2503.14476 eq. 13)."""
+
+    overlong_buffer: Natural = 0
+    """The last tokens of `decode.max_tokens` over which the soft punishment grows; 0 turns it off."""
+    overlong_factor: NonNegative = 1.0
+    """Punishment at the very end of the buffer, in units of reward."""
+
+
+class ReferenceTable(_Table):
+    """`[reference]`: the model a KL term pulls towards."""
+
+    path: str | None = None
+    """Directory or hub name; None is the policy before training."""
+
+
+class EvalTable(_Table):
+    """`[eval]`: accuracy on held-out problems."""
+
+    every: Natural = 5
+    """Steps between evaluations; 0 leaves only those before and after."""
+    problems: Count = 256
+    """Held-out problems, or all if there are fewer."""
+    samples: Count = 4
+    """Answers to each."""
+    temperature: NonNegative = 1.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: Share = 1.0
+    """Nucleus of evaluation samples."""
+    before: bool = True
+    """Evaluate the model before the first step."""
+    after: bool = True
+    """Evaluate the model after the last step."""
+
+
+class CheckpointTable(_Table):
+    """`[checkpoint]`: what a killed run can continue from."""
+
+    every: Count = 5
+    """Steps between checkpoints; the last step always writes one."""
+    keep: Count = 2
+    """Newest checkpoints to keep."""
+
+
+class LogTable(_Table):
+    """`[log]`: what a run writes down."""
+
+    rollouts_every: Natural = 1
+    """Steps between rollout files; 0 writes none."""
+    trackers: Words = ()
+    """Trackers that mirror the metrics."""
+
+
+class MethodTable(BaseModel):
+    """`[credit]` with a named method; the other keys are its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+    """A name from `forkpoint methods`."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The method's keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class LinkTable(BaseModel):
+    """One `[[credit]]` table of a chain; the other keys are the link's arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    link: str
+    """A name from `forkpoint.credit.LINKS`."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The link's keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+def _kind(value: Any) -> str:
+    return "chain" if isinstance(value, list | tuple) else "method"
+
+
+CreditTable = Annotated[
+    Annotated[MethodTable, Tag("method")]
+    | Annotated[tuple[LinkTable, ...], Field(strict=False, min_length=1), Tag("chain")],
+    Discriminator(_kind),
+]
+
+
+class Recipe(_Table):
+    """Everything a training run depends on, apart from the files it names."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """Names the run directory: letters, digits, dot, dash, underscore."""
+    seed: Natural = 0
+    """Every random stream of the run derives from it."""
+    model: ModelTable
+    task: TaskTable = TaskTable()
+    prompt: PromptTable = PromptTable()
+    decode: DecodeTable = DecodeTable()
+    train: TrainTable
+    reward: RewardTable = RewardTable()
+    reference: ReferenceTable = ReferenceTable()
+    credit: CreditTable = MethodTable(method="forking")
+    eval: EvalTable = EvalTable()
+    checkpoint: CheckpointTable = CheckpointTable()
+    log: LogTable = LogTable()
+
+    @model_validator(mode="after")
+    def _buffer_fits(self) -> Recipe:
+        if self.reward.overlong_buffer >= self.decode.max_tokens:
+            raise ValueError(
+                f"reward.overlong_buffer = {self.reward.overlong_buffer} must be smaller than "
+                f"decode.max_tokens = {self.decode.max_tokens}: it is the last part of an answer"
+            )
+        return self
+
+
+def field_names(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """Return the dotted name of every setting.
+
+    >>> "train.lr" in field_names(), "model.lora.rank" in field_names()
+    (True, True)
+    """
+    names = []
+    for name, info in model.model_fields.items():
+        inner = [t for t in (info.annotation, *getattr(info.annotation, "__args__", ())) if _is_table(t)]
+        names += field_names(inner[0], f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return names
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, _Table)
