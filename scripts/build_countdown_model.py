@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forkpoint.rollouts import Prompt
 from forkpoint.tasks.countdown import (
     CONNECTIVES,
     GIVE_UP,
@@ -163,8 +164,11 @@ def measure(tokenizer: Any, task: Task, samples: Samples) -> dict[str, Any]:
     judged = task.judge([task.heldout[i] for i in samples.problem], texts)
     right = torch.tensor([j.reward for j in judged])
     H = torch.tensor([h for row in samples.entropy for h in row])
-    attempts = [list(_attempts(text)) for text in texts]
-    flat = [a for each in attempts for a in each]
+    attempts = [
+        (attempt, task.heldout[i])
+        for i, text in zip(samples.problem, texts, strict=True)
+        for attempt in _attempts(text)
+    ]
     middle, half = _clustered(right.view(len(task.heldout), -1).mean(1))
     chances = [attempt_values(p.meta["numbers"])[p.meta["target"]] for p in task.heldout]
     return {
@@ -173,16 +177,15 @@ def measure(tokenizer: Any, task: Task, samples: Samples) -> dict[str, Any]:
         "problems": len(task.heldout),
         "answers": len(texts) // len(task.heldout),
         "below": float((H < 0.01).float().mean()),
-        "p50": float(H.quantile(0.5)) if len(H) < 1e7 else float(H.median()),
         "p80": float(H.sort().values[int(0.8 * len(H))]),
         "p95": float(H.sort().values[int(0.95 * len(H))]),
         "mean": float(H.mean()),
         "largest": float(H.max()),
         "tokens": len(H) / len(texts),
         "longest": max(map(len, samples.ids)),
-        "attempts": len(flat) / len(texts),
-        "true": sum(map(_is_true, flat)) / max(1, len(flat)),
-        "success": sum(right.tolist()) / max(1, len(flat)),
+        "attempts": len(attempts) / len(texts),
+        "sound": sum(_is_sound(*attempt) for attempt in attempts) / len(attempts),
+        "success": float(right.sum()) / len(attempts),
         "chance": sum(chances) / len(chances),
         "unfinished": sum(row[-1] != tokenizer.eos_token_id for row in samples.ids) / len(texts),
         "places": _entropy_by_place(tokenizer, samples),
@@ -196,18 +199,19 @@ def _attempts(text: str) -> Iterator[list[str]]:
         yield words[start:stop][:ATTEMPT_TOKENS]
 
 
-def _is_true(attempt: Sequence[str]) -> bool:
-    """Say whether both steps are true, the second starts from the first and both numbers are digits."""
+def _is_sound(attempt: Sequence[str], prompt: Prompt) -> bool:
+    """Say whether an attempt uses the given numbers, calculates truly and judges itself truly."""
     match attempt:
-        case [_, a, op, b, "=", m, ",", again, op2, c, "=", e, "yes" | "no"]:
+        case [_, a, op, b, "=", m, ",", again, op2, c, "=", e, "yes" | "no" as said]:
             numbers = [a, b, m, again, c, e]
             if op not in OPERATORS or op2 not in OPERATORS or not all(n.isdigit() for n in numbers):
                 return False
             left, right, middle, same, third, value = map(int, numbers)
             return (
-                same == middle
-                and OPERATORS[op](left, right) == middle
-                and OPERATORS[op2](middle, third) == value
+                sorted((left, right, third)) == sorted(prompt.meta["numbers"])
+                and same == middle == OPERATORS[op](left, right)
+                and value == OPERATORS[op2](middle, third)
+                and (said == "yes") == (value == prompt.meta["target"])
             )
     return False
 
@@ -257,7 +261,7 @@ ROWS = (
     ("tokens per answer", "{tokens:.1f}", ""),
     ("longest answer, tokens", "{longest}", ""),
     ("attempts per answer", "{attempts:.2f}", ""),
-    ("attempts with true arithmetic and true verdict", "{true:.2%}", ""),
+    ("attempts with the right numbers, true arithmetic and true verdict", "{sound:.2%}", ""),
     ("right answers per attempt", "{success:.1%}", ""),
     ("random attempts that reach the target", "{chance:.1%}", ""),
 )

@@ -13,11 +13,14 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from forkpoint.errors import ForkpointError, InputError
+
+if TYPE_CHECKING:
+    from forkpoint.evaluate.grade import GradeReport
 
 app = typer.Typer(
     add_completion=False,
@@ -28,7 +31,7 @@ app = typer.Typer(
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; see recipes/.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change: train.lr=1e-4")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change: train.lr=1e-4")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -91,6 +94,49 @@ def train(
         typer.echo(_json(result))
 
 
+@app.command(name="eval")
+@guarded
+def evaluate(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Whose model, task and eval settings to use.")] = None,
+    overrides: Overrides = None,
+    completions: Annotated[Path | None, typer.Option("--completions", help="Grade this JSONL file instead.")] = None,
+    answer: Annotated[str | None, typer.Option("--answer", help="Field with the reference answer.")] = None,
+    completion: Annotated[str | None, typer.Option("--completion", help="Field with the completion(s).")] = None,
+    recorded: Annotated[str | None, typer.Option("--recorded", help="Field with recorded verdicts to compare.")] = None,
+    question: Annotated[str | None, typer.Option("--question", help="Field with the problem.")] = None,
+    extraction: Annotated[str, typer.Option("--extraction", help="Where a completion has its answer.")] = "boxed",
+    gold_extraction: Annotated[str, typer.Option("--gold-extraction", help="Where a reference has it.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on held-out problems, or grade recorded completions.
+
+    forkpoint eval recipes/demo.toml model.path=runs/demo/checkpoints/step-00010
+
+    forkpoint eval --completions answers.jsonl --answer gt --completion response
+    """
+    if completions is None:
+        if recipe is None:
+            raise InputError("name a recipe, or a file of recorded answers with --completions")
+        _evaluate_recipe(recipe, overrides or [], as_json=as_json)
+        return
+    if recipe is not None:
+        raise InputError(f"give either the recipe {recipe} or --completions, not both")
+    if answer is None or completion is None:
+        raise InputError("--completions needs --answer and --completion: the fields to read")
+    from forkpoint.evaluate.grade import grade_file
+
+    graded = grade_file(
+        completions,
+        answer=answer,
+        completion=completion,
+        question=question,
+        recorded=recorded,
+        extraction=extraction,
+        gold_extraction=gold_extraction,
+    )
+    typer.echo(_json(grade_summary(graded)) if as_json else grade_text(grade_summary(graded)))
+
+
 @app.command()
 @guarded
 def report(
@@ -136,23 +182,66 @@ def claim_run_dir(run_dir: Path, *, resume: bool, fresh: bool) -> Path:
     """
     if resume and fresh:
         raise InputError("--resume continues a run and --fresh starts it anew: give one of them")
-    if run_dir.exists() and not run_dir.is_dir():
-        raise InputError(f"{run_dir} is a file: remove it, or set name or --runs to something else")
     used = run_dir.is_dir() and any(run_dir.iterdir())
-    if resume and not used:
-        _say(f"note: {run_dir} holds no run to resume; starting anew")
-    if not used or resume:
-        return run_dir
-    if not fresh:
-        raise InputError(
-            f"{run_dir} already holds a run: --resume continues it, --fresh moves it aside, "
-            "name=… or --runs writes elsewhere"
-        )
-    numbers = (n for n in range(1, sys.maxsize) if not run_dir.with_name(f"{run_dir.name}.{n}").exists())
-    aside = run_dir.with_name(f"{run_dir.name}.{next(numbers)}")
-    run_dir.rename(aside)
-    _say(f"note: the old run is now {aside}")
+    if resume:
+        if not used:
+            _say(f"note: {run_dir} holds no run to resume; starting anew")
+        return run_dir  # the loop itself drops what came after the newest checkpoint
+    from forkpoint.train.runlog import open_run
+
+    open_run(run_dir, "fresh" if fresh else "new")
+    if used:
+        _say(f"note: the old run was moved aside, to the last of {run_dir}.1, {run_dir}.2, …")
     return run_dir
+
+
+def grade_summary(graded: GradeReport) -> dict[str, Any]:
+    """Return what `forkpoint eval --completions` prints, JSON-ready; disagreements without their texts."""
+    estimate = graded.accuracy
+    return {
+        "problems": len(graded.lines),
+        "completions": sum(graded.counts.values()),
+        "verdicts": {str(verdict): count for verdict, count in graded.counts.items()},
+        "accuracy": estimate.value,
+        "accuracy_low": estimate.low,
+        "accuracy_high": estimate.high,
+        "pass_at_k": {str(k): value for k, value in graded.pass_at_k.items()},
+        "compared": graded.compared,
+        "agreed": graded.agreed,
+        "disagreements": [
+            {
+                "line": one.line,
+                "sample": one.sample,
+                "gold": one.gold,
+                "found": one.detail,
+                "verdict": str(one.verdict),
+                "recorded": one.recorded,
+            }
+            for one in graded.disagreements
+        ],
+    }
+
+
+def grade_text(found: Mapping[str, Any], *, shown: int = 10) -> str:
+    """Return a summary from `grade_summary` as lines, with the first disagreements."""
+    percent = "{:.2f} %".format
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in found["verdicts"].items())
+    low, high = percent(100 * found["accuracy_low"]), percent(100 * found["accuracy_high"])
+    lines = [
+        f"problems     {found['problems']}",
+        f"completions  {found['completions']} ({verdicts})",
+        f"accuracy     {percent(100 * found['accuracy'])} (95 % interval {low} to {high})",
+        *(f"pass@{k:<7} {percent(100 * value)}" for k, value in found["pass_at_k"].items()),
+    ]
+    if found["compared"]:
+        lines.append(f"agreement    {found['agreed']} of {found['compared']} recorded verdicts")
+    for one in found["disagreements"][:shown]:
+        said = "right" if one["recorded"] else "wrong"
+        lines.append(
+            f"  line {one['line']}, sample {one['sample']}: {one['verdict']}, recorded {said}; "
+            f"reference {one['gold']!r}, found {one['found']!r}"
+        )
+    return "\n".join(lines)
 
 
 def methods_text(rows: Sequence[Mapping[str, Any]]) -> str:

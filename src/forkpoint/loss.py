@@ -74,11 +74,10 @@ def surrogate(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
 
 
 def _bound(ratio_BT: Tensor, credit: Credit) -> Tensor:
-    if credit.low_BT is not None:
-        ratio_BT = torch.maximum(ratio_BT, credit.low_BT)
-    if credit.high_BT is not None:
-        ratio_BT = torch.minimum(ratio_BT, credit.high_BT)
-    return ratio_BT
+    # clamp, not maximum and minimum: a ratio that sits exactly on a bound keeps its whole gradient.
+    if credit.low_BT is None and credit.high_BT is None:
+        return ratio_BT
+    return ratio_BT.clamp(min=credit.low_BT, max=credit.high_BT)
 
 
 def penalty_loss(penalty: Penalty, logp_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -105,12 +104,12 @@ def token_losses(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
 def coefficients(credit: Credit, rollouts: Rollouts, batching: Batching) -> Tensor:
     """Return the factor of every token's loss in its mini-batch's loss.
 
-    With K the counted tokens (`keep`), n_i those of answer i, R the answers that have any:
+    With K the counted tokens (`keep`), n_i those of answer i, R the answers that have any, B all answers:
 
         token:        1 / |K|                          (DAPO; 80/20 with dropped tokens)
         sequence:     1 / (R n_i)                      (GRPO)
         constant:     1 / (R constant)                 (Dr. GRPO)
-        micro-token:  (R_m / R) / |K_m|, m the token's micro-batch   (release of the 80/20 paper)
+        micro-token:  (B_m / B) / |K_m|, m the token's micro-batch   (release of the 80/20 paper)
 
     Args:
         credit: `keep_BT`, `denominator` and `constant` are read.
@@ -138,8 +137,9 @@ def coefficients(credit: Credit, rollouts: Rollouts, batching: Batching) -> Tens
         scale_B = 1 / (rows_B * credit.constant)
     elif credit.denominator == "micro-token":
         micro_B = segments("micro", group_B=rollouts.group_B, batching=batching)
-        in_micro_B = segment_sum(row_B, micro_B)[micro_B]
-        scale_B = in_micro_B / rows_B / segment_sum(tokens_B, micro_B)[micro_B].clamp(min=1)
+        in_mini_B = segment_sum(torch.ones_like(row_B), mini_B)[mini_B]
+        in_micro_B = segment_sum(torch.ones_like(row_B), micro_B)[micro_B]
+        scale_B = in_micro_B / in_mini_B / segment_sum(tokens_B, micro_B)[micro_B].clamp(min=1)
     else:
         valid = ("token", "sequence", "constant", "micro-token")
         raise InputError(
@@ -155,7 +155,7 @@ class Loss:
     value: Tensor
     """Scalar with gradient."""
     sums: dict[str, float]
-    """Sums over tokens: `counted`, `clipped_low`, `clipped_high`, `ratio`, `kl`, `tokens`."""
+    """Sums over tokens: `counted`, `learned`, `clipped_low`, `clipped_high`, `tokens`, `kl`."""
 
 
 def policy_loss(
@@ -188,7 +188,7 @@ def _measure(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> dict[str, f
     above_BT = torch.zeros_like(keep_BT) if credit.high_BT is None else ratio_BT > credit.high_BT
     k3_BT = torch.expm1(log_ratio(logp_BT, rollouts)) - log_ratio(logp_BT, rollouts)
     return {
-        "counted": float(keep_BT.sum()),
+        "counted": float((keep_BT & (credit.weight_BT != 0)).sum()),
         "learned": float(learns_BT.sum()),
         "clipped_low": float((below_BT & learns_BT & (advantage_BT < 0)).sum()),
         "clipped_high": float((above_BT & learns_BT & (advantage_BT > 0)).sum()),

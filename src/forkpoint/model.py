@@ -26,13 +26,21 @@ def pick_device(name: str) -> torch.device:
     kind = name.split(":")[0]
     if not available.get(kind, False):
         there = ", ".join(k for k, is_there in available.items() if is_there)
-        raise InputError(f"device {name!r} is not available here: use one of {there}, or model.device = 'auto'")
+        raise InputError(
+            f"device {name!r} is not available here: use one of {there}, or model.device = 'auto'"
+        )
     return torch.device(name)
 
 
 def use_threads(count: int) -> int:
     """Set PyTorch's threads; 0 means every core this process may use. Returns the number in force."""
-    torch.set_num_threads(count if count > 0 else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(
+        count
+        if count > 0
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
     return torch.get_num_threads()
 
 
@@ -74,7 +82,9 @@ def load_model(
             use_safetensors=True,
         )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise InputError(f"cannot load a causal language model from {str(path)!r}: {_first_line(error)}") from error
+        raise InputError(
+            f"cannot load a causal language model from {str(path)!r}: {_first_line(error)}"
+        ) from error
     model = model.to(device).eval()
     check_head(model)
     return model
@@ -86,7 +96,9 @@ def _check_path(path: str | Path) -> None:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
-            raise InputError(f"{name!r} holds no config.json, so it is not a model directory: check model.path")
+            raise InputError(
+                f"{name!r} holds no config.json, so it is not a model directory: check model.path"
+            )
     elif Path(name).exists() or looks_local:
         raise InputError(
             f"no model directory at {name!r}: check model.path, or give a hub name such as 'Qwen/Qwen3-0.6B'"
@@ -111,7 +123,7 @@ def hidden_states(model: Any, **inputs: Any) -> Any:
 def head_logits(model: Any, hidden_NH: Tensor) -> Tensor:
     """Return the logits (N, V) of hidden states, with the family's soft-cap or scaling.
 
-        z = W h + b,  then z * logit_scale (Cohere), z / logits_scaling (Granite), c tanh(z / c) (Gemma)
+    z = W h + b,  then z * logit_scale (Cohere), z / logits_scaling (Granite), c tanh(z / c) (Gemma)
     """
     causal = plain(model)
     config = causal.config.get_text_config()
@@ -139,7 +151,9 @@ def check_head(model: Any) -> None:
         )
 
 
-def add_lora(model: Any, *, rank: int, alpha: float, dropout: float, targets: str | list[str], seed: int) -> Any:
+def add_lora(
+    model: Any, *, rank: int, alpha: float, dropout: float, targets: str | list[str], seed: int
+) -> Any:
     """Return the model wrapped with trainable low-rank adapters; everything else is frozen.
 
     Source: arXiv 2106.09685.
@@ -159,6 +173,15 @@ def add_lora(model: Any, *, rank: int, alpha: float, dropout: float, targets: st
         return peft.get_peft_model(model, settings)
     except ValueError as error:
         raise InputError(f"cannot add LoRA adapters: {_first_line(error)}") from error
+
+
+def precision(device: torch.device, dtype: str) -> Any:
+    """Return the context in which the model runs: bfloat16 products over float32 weights, or plain float32.
+
+    Weights that learn stay in float32, since bfloat16 cannot hold a step of 1e-6; under `bfloat16` the products
+    run in bfloat16 (autocast). One context around a whole decode casts every weight once.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -208,5 +208,6 @@ class Credit:
 
 def blank_credit(rollouts: Rollouts) -> Credit:
     """Return credit in which every sampled token counts and none has an advantage yet."""
-    zeros = torch.zeros_like(rollouts.logp_BT)
+    dtype = torch.promote_types(rollouts.logp_BT.dtype, torch.float32)  # bfloat16 cannot count past 256
+    zeros = torch.zeros_like(rollouts.logp_BT, dtype=dtype)
     return Credit(advantage_BT=zeros, weight_BT=torch.ones_like(zeros), keep_BT=rollouts.mask_BT.clone())

@@ -164,15 +164,17 @@ def top_count(
 
 
 def quantile(values_N: Tensor, q: float) -> Tensor:
-    """Return the q-quantile with linear interpolation, for any number of values.
+    """Return the q-quantile of finite values with linear interpolation, for any number of them.
 
-    Equal to `torch.quantile(values_N, q)`, which refuses more than 2^24 values.
+    Equal to `torch.quantile(values_N, q)` bit for bit up to 2^24 values; `torch.quantile` refuses more.
 
     >>> quantile(torch.tensor([1.0, 2.0, 3.0, 4.0]), 0.5)
     tensor(2.5000)
     """
     ordered = values_N.sort().values
-    rank = q * (ordered.numel() - 1)
+    last = ordered.numel() - 1
+    # torch.quantile takes the rank in the dtype of the values; float32 has no integers beyond 2^24 to be a rank.
+    dtype = values_N.dtype if last < 1 << 24 else torch.float64
+    rank = float(torch.tensor(q, dtype=dtype) * last)
     lower = math.floor(rank)
-    upper = min(lower + 1, ordered.numel() - 1)
-    return torch.lerp(ordered[lower], ordered[upper], rank - lower)
+    return torch.lerp(ordered[lower], ordered[min(lower + 1, last)], rank - lower)

@@ -1,4 +1,4 @@
-"""A synthetic run directory: invented numbers in the shape of a real run, for tests of reading and drawing."""
+"""A synthetic run directory: invented numbers in the shape of a real run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORKS = ["first", "maybe", "alternatively", "wait"]
 
 
 def tokens_of(rng: np.random.Generator, length: int) -> tuple[list[str], np.ndarray]:
-    """Words of a search for a target and an entropy for each: connectives uncertain, arithmetic nearly certain."""
+    """Return words of a search and an entropy for each: connectives uncertain, arithmetic nearly certain."""
     words, entropies = [], []
     while len(words) < length:
         a, b = rng.integers(1, 13, 2)
@@ -22,7 +22,9 @@ def tokens_of(rng: np.random.Generator, length: int) -> tuple[list[str], np.ndar
     return words[:length], np.array(entropies[:length])
 
 
-def rollout_rows(step: int, *, prompts: int, answers: int, length: int, accuracy: float, seed: int) -> list[dict]:
+def rollout_rows(
+    step: int, *, prompts: int, answers: int, length: int, accuracy: float, seed: int
+) -> list[dict]:
     rng = np.random.default_rng((seed, step))
     rows = []
     for prompt in range(prompts):
@@ -129,7 +131,12 @@ def write_synthetic_run(path: Path, *, steps: int = 12, length: int = 120, seed:
                     "top_entropy(share=0.2, source=current, scope=mini)",
                     "token_mean()",
                 ],
-                "versions": {"forkpoint": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.9"},
+                "versions": {
+                    "forkpoint": "0.1.0",
+                    "torch": "2.13.0",
+                    "transformers": "5.23.0",
+                    "python": "3.11.9",
+                },
                 "commit": "0123456789abcdef",
                 "device": "cpu",
                 "seed": 17,
@@ -141,7 +148,9 @@ def write_synthetic_run(path: Path, *, steps: int = 12, length: int = 120, seed:
         step: rollout_rows(step, prompts=64, answers=4, length=12, accuracy=accuracy, seed=seed)
         for step, accuracy in ((0, 0.25), (steps, 0.52))
     }
-    right = {step: float(np.mean([row["verdict"] == "right" for row in rows])) for step, rows in evals.items()}
+    right = {
+        step: float(np.mean([row["verdict"] == "right" for row in rows])) for step, rows in evals.items()
+    }
     lines = [eval_line(0, right[0])]
     for step in range(1, steps + 1):
         lines.append(metric_line(step, steps, rng))

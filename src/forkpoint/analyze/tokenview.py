@@ -157,7 +157,7 @@ def _token(
     if math.isfinite(entropy):
         classes.append(f"e{bisect.bisect_right(ENTROPY_EDGES, entropy)}")
     if math.isfinite(credit) and credit != 0 and scale > 0:
-        strength = min(3, 1 + int(3 * abs(credit) / scale * (1 - 1e-9)))
+        strength = min(3, 1 + int(3 * abs(credit) / scale * 1.0))
         classes += ["k", f"{'p' if credit > 0 else 'n'}{strength}"]
     probability = math.exp(min(logp, 0.0)) if math.isfinite(logp) else math.nan
     tip = (

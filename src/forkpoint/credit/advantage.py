@@ -41,14 +41,28 @@ def group_normalised(
     tensor([ 1.5000, -0.5000, -0.5000, -0.5000])
     """
     segment_B = torch.unique(group_B, return_inverse=True)[1]
-    judged = judged_B.to(reward_B.dtype)
-    count_B = segment_sum(judged, segment_B)[segment_B]
-    mean_B = segment_sum(reward_B * judged, segment_B)[segment_B] / count_B.clamp(min=1)
-    centred_B = (reward_B - mean_B) * judged
+    reward_B = torch.where(judged_B, reward_B, 0.0)
+    count_B = segment_sum(judged_B.to(reward_B.dtype), segment_B)[segment_B]
+    mean_B = segment_sum(reward_B, segment_B)[segment_B] / count_B.clamp(min=1)
+    # Rounding leaves equal rewards a little off their mean, and σ is as small as that error: A would be near ±1.
+    learns_B = judged_B & _differs(reward_B, segment_B, judged_B)
+    centred_B = torch.where(learns_B, reward_B - mean_B, 0.0)
     if not std:
         return centred_B
     variance_B = segment_sum(centred_B**2, segment_B)[segment_B] / (count_B - 1).clamp(min=1)
     return centred_B / (variance_B.sqrt() + eps)
+
+
+def _differs(reward_B: Tensor, segment_B: Tensor, judged_B: Tensor) -> Tensor:
+    """Return, for every answer, whether the judged answers of its segment have more than one reward."""
+    extreme_S = torch.zeros_like(reward_B)
+    highest_S = extreme_S.scatter_reduce(
+        0, segment_B, torch.where(judged_B, reward_B, -torch.inf), "amax", include_self=False
+    )
+    lowest_S = extreme_S.scatter_reduce(
+        0, segment_B, torch.where(judged_B, reward_B, torch.inf), "amin", include_self=False
+    )
+    return (highest_S > lowest_S)[segment_B]
 
 
 def leave_one_out(reward_B: Tensor, group_B: Tensor, judged_B: Tensor) -> Tensor:

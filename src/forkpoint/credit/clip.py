@@ -106,7 +106,10 @@ def aggregate(
             `micro-token` averages over each micro-batch's tokens and weighs micro-batches by their rows (the
             80/20 release).
         constant: the divisor in tokens when `denominator` is `constant`; None takes the longest answer the
-            decoder allows, or the padded length when that is unknown.
+            decoder allows, or the longest at hand when that is unknown.
+
+    Raises:
+        InputError: an unknown denominator, or a constant that is not positive.
     """
     if denominator not in DENOMINATORS:
         raise InputError(f"unknown denominator {denominator!r}: {did_you_mean(denominator, DENOMINATORS)}")
@@ -114,7 +117,8 @@ def aggregate(
         raise InputError(f"aggregate constant is {constant} and must be a positive number of tokens")
 
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
-        divisor = constant if constant is not None else float(rollouts.max_tokens or rollouts.ids_BT.shape[1])
+        longest = rollouts.max_tokens or max(rollouts.mask_BT.sum(1).tolist(), default=1)
+        divisor = constant if constant is not None else float(max(longest, 1))
         return dataclasses.replace(
             credit, denominator=denominator, constant=divisor if denominator == "constant" else None
         ), state

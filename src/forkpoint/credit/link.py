@@ -228,27 +228,34 @@ def masked(link: Link, where: Callable[[Rollouts, Credit], Tensor], *, name: str
     """Return the link applied only where a condition holds; elsewhere credit passes through unchanged.
 
     Args:
-        link: the link to restrict. It must not change `ratio`, `dual_clip` or `denominator`, which hold for
-            the batch as a whole.
+        link: the link to restrict. It must not change `ratio`, `dual_clip`, `denominator` or `constant`, which
+            hold for the batch as a whole, nor be a regulariser.
         where: `(rollouts, credit) -> bool (B, T)` or (B, 1).
         name: what the description calls the condition.
+
+    Raises:
+        InputError: the link is a regulariser, or (when it runs) sets a property of the whole batch.
     """
+    if link.regularise is not None:
+        raise InputError(f"link {link.name!r} is a regulariser and cannot be masked")
 
     def update(credit: Credit, rollouts: Rollouts, **kwargs: Any) -> tuple[Credit, State]:
         new, state = link.update(credit, rollouts, **kwargs)
-        if (new.ratio, new.dual_clip, new.denominator) != (
+        if (new.ratio, new.dual_clip, new.denominator, new.constant) != (
             credit.ratio,
             credit.dual_clip,
             credit.denominator,
+            credit.constant,
         ):
             raise InputError(f"link {link.name!r} sets a property of the whole batch and cannot be masked")
         where_BT = where(rollouts, credit).expand_as(credit.advantage_BT)
 
         def mix(new_BT: Tensor | None, old_BT: Tensor | None, open_bound: float) -> Tensor | None:
-            if new_BT is None:
-                return old_BT
+            if new_BT is None and old_BT is None:
+                return None
+            open_BT = torch.full_like(credit.advantage_BT, open_bound)
             return torch.where(
-                where_BT, new_BT, torch.full_like(new_BT, open_bound) if old_BT is None else old_BT
+                where_BT, open_BT if new_BT is None else new_BT, open_BT if old_BT is None else old_BT
             )
 
         added = tuple(
@@ -287,6 +294,7 @@ def scheduled(make: Callable[..., Link], **arguments: Any) -> Link:
 
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **kwargs: Any) -> tuple[Credit, State]:
         inner = at(state["calls"])
+        check_needs(inner, rollouts, kwargs.get("forward"))
         credit, _ = inner.update(credit, rollouts, state=inner.init(), **kwargs)
         return credit, {"calls": state["calls"] + 1}
 

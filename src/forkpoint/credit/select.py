@@ -36,7 +36,8 @@ def top_share(
     With n candidates in a segment:
 
         top:     the k = max(1, ceil(share n)) largest values
-        bottom:  everything but the ceil((1 - share) n) largest: the exact complement of `top` at 1 - share
+        bottom:  everything but the ceil((1 - share) n) largest: the exact complement of `top` at 1 - share,
+                 or the smallest value alone where that would leave none
         random:  k tokens drawn by `order_BT`
 
     Equal values are ordered by `order_BT`, so the count is exact and the choice does not depend on the order
@@ -91,6 +92,7 @@ def above_quantile(
 
     Source: the rule of TRL 1.16 `get_high_entropy_mask`.
     """
+    value_BT = value_BT.to(torch.promote_types(value_BT.dtype, torch.float32))
     out_BT = torch.zeros_like(mask_BT)
     for segment in range(int(segment_B.max()) + 1 if segment_B.numel() else 0):
         rows_B = segment_B == segment

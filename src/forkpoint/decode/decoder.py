@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forkpoint.decode.cache import filled, merged, right_aligned, slot_cache
+from forkpoint.decode.cache import merged, right_aligned, slot_cache
 from forkpoint.decode.sample import sample_token
 from forkpoint.errors import InputError, TrainingError, did_you_mean
 from forkpoint.model import head_logits, hidden_states, plain
@@ -36,7 +36,7 @@ class Sampling:
     stop_ids: tuple[int, ...]
     """Ids that end an answer; the end token is part of the answer."""
     temperature: float = 1.0
-    """> 0; log-probs and entropies are those of softmax(logits / temperature)."""
+    """> 0; log-probs and entropies are those of softmax(logits / temperature). 0 is greedy, measured at 1."""
     top_p: float = 1.0
     """In (0, 1]."""
     top_k: int = 0
@@ -48,8 +48,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if not self.temperature > 0:
-            raise InputError(f"temperature is {self.temperature} and must be > 0")
+        if not self.temperature >= 0:
+            raise InputError(f"temperature is {self.temperature} and must be >= 0")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p} and must be in (0, 1]")
         if self.top_k < 0 or self.max_tokens < 1 or self.slots < 1:
@@ -192,7 +192,9 @@ def _prefill(
         ids_US[number, : len(prompt)] = torch.tensor(prompt, device=device)
     cache = DynamicCache()
     # Right padding needs no mask: padding comes after every real token and causal attention looks back only.
-    hidden_USH = hidden_states(model, input_ids=ids_US, past_key_values=cache, use_cache=True).last_hidden_state
+    hidden_USH = hidden_states(
+        model, input_ids=ids_US, past_key_values=cache, use_cache=True
+    ).last_hidden_state
     logits_UV = head_logits(model, hidden_USH[torch.arange(len(distinct), device=device), length_U - 1])
     row_R = torch.tensor([which[tuple(prompts[index])] for index in taken], device=device)
     R, T = len(taken), sampling.max_tokens
@@ -241,7 +243,9 @@ def _leave(rows: _Rows, cache: Any) -> tuple[_Rows | None, Any]:
         return None, None
     staying = rows.select(stays_R)
     used, longest = cache.layers[0].length, int(staying.length_R.max())
-    return staying, merged(cache, stays_R, used - longest, None, room=max(64, cache.layers[0].keys.shape[2] - used))
+    return staying, merged(
+        cache, stays_R, used - longest, None, room=max(64, cache.layers[0].keys.shape[2] - used)
+    )
 
 
 def _step(model: Any, rows: _Rows, cache: Any, streams: Sequence[int], sampling: Sampling) -> None:
@@ -296,7 +300,9 @@ def _draw(rows: _Rows, logits_RV: Tensor, streams: Sequence[int], sampling: Samp
 
 
 def _block(streams: Sequence[int], requests: list[int], blocks: list[int], device: torch.device) -> Tensor:
-    drawn = [uniforms(streams[request], block, BLOCK) for request, block in zip(requests, blocks, strict=True)]
+    drawn = [
+        uniforms(streams[request], block, BLOCK) for request, block in zip(requests, blocks, strict=True)
+    ]
     # mps has no float64; a float32 uniform still separates 2^24 outcomes.
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.from_numpy(np.stack(drawn)).to(device=device, dtype=dtype)

@@ -19,7 +19,7 @@ def sample_token(
     Args:
         logits_RV: (rows, V).
         uniform_R: float64 (rows,) in [0, 1), one number a row decides its token.
-        temperature: > 0.
+        temperature: > 0, or 0 for the most likely token, measured at temperature 1.
         top_p: in (0, 1], keep the smallest set of most likely tokens with at least this mass (of what top_k left).
         top_k: keep the k most likely tokens; 0 keeps all.
 
@@ -31,8 +31,11 @@ def sample_token(
     tensor([1])
     """
     z_RV = logits_RV.float()
-    logp_RV = torch.log_softmax(z_RV if temperature == 1.0 else z_RV / temperature, dim=-1)
+    logp_RV = torch.log_softmax(z_RV if temperature in (0.0, 1.0) else z_RV / temperature, dim=-1)
     entropy_R = entropy_of(logp_RV)
+    if temperature == 0:
+        logp_R, id_R = logp_RV.max(-1)
+        return id_R, logp_R, entropy_R
     p_RV = truncated(logp_RV, top_p=top_p, top_k=top_k).double().exp()
     cumulative_RV = p_RV.cumsum(-1)
     target_R1 = uniform_R[:, None].to(cumulative_RV) * cumulative_RV[:, -1:]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +13,11 @@ import numpy as np
 
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Prompt
+from forkpoint.tasks.rows import open_rows
 from forkpoint.tasks.task import Judge, Task
 
 log = logging.getLogger(__name__)
 
-Row = tuple[str, Any]
-"""Where a row stands (`line 7`, `row 7`), counted from 1, and the row."""
-
-_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _VERL = ("prompt", "reward_model.ground_truth")
 _META = ("data_source", "ability", "extra_info")
 
@@ -40,8 +35,8 @@ def read_prompts(
 ) -> tuple[Prompt, ...]:
     r"""Read problems and reference answers.
 
-    A problem that occurs again is left out and a warning is logged that says how many were: the public
-    file of DAPO-Math holds every problem about a hundred times.
+    A problem that occurs again is left out (the public file of DAPO-Math holds every problem about a hundred
+    times), and so is one with an empty reference answer; a warning is logged that says how many were.
 
     Args:
         source: a `.jsonl`, `.json` (list of rows, or lines), `.csv` or `.parquet` file, a folder that holds
@@ -50,7 +45,7 @@ def read_prompts(
         question: field of the problem, dots reach into nested fields (`extra_info.question`). A list of
             messages (`role`, `content`) is read as a chat.
         answer: field of the reference answer, or None where the task needs none. With both fields at their
-            defaults, rows in verl's format (`prompt`, `reward_model.ground_truth`) are read without more words.
+            defaults, rows in verl's format (`prompt`, `reward_model.ground_truth`) are read too.
         id: field that names a problem; file name and row number where not given.
         limit: read at most this many different problems, >= 1.
         answer_extraction: `gsm8k` takes what follows `####`, `boxed` the last \boxed{…}, `none` all.
@@ -63,21 +58,23 @@ def read_prompts(
         InputError: nothing can be read, or a row cannot be used; file, row and field are named.
     """
     if answer_extraction not in _EXTRACTIONS:
-        raise InputError(
-            f"unknown answer_extraction {answer_extraction!r}; {did_you_mean(answer_extraction, _EXTRACTIONS)}"
-        )
+        hint = did_you_mean(answer_extraction, _EXTRACTIONS)
+        raise InputError(f"unknown answer_extraction {answer_extraction!r}; {hint}")
     if limit is not None and limit < 1:
         raise InputError(f"limit = {limit} reads no problem; use 1 or more, or leave it out to read all")
-    name, stem, rows = _open(source, split, config)
+    name, stem, rows = open_rows(source, split, config)
     kept: dict[Any, Prompt] = {}
     ids: set[str] = set()
-    repeated = conflicting = 0
+    repeated = conflicting = unanswered = 0
     for number, (where, row) in enumerate(rows, start=1):
         if number == 1 and (question, answer) == ("question", "answer") and _is_verl(row):
             question, answer = _VERL
         prompt = _prompt(
             row, f"{name} {where}", f"{stem}/{number}", question, answer, id, _EXTRACTIONS[answer_extraction]
         )
+        if answer is not None and not prompt.answer:
+            unanswered += 1
+            continue
         key = prompt.text if prompt.messages is None else json.dumps(prompt.messages)
         if key in kept:
             repeated += 1
@@ -92,7 +89,10 @@ def read_prompts(
         if len(kept) == limit:
             break
     if not kept:
-        raise InputError(f"{name} holds no problem: it is empty")
+        reason = f"field {answer!r} is empty in all of its rows" if unanswered else "it is empty"
+        raise InputError(f"{name} holds no problem: {reason}")
+    if unanswered:
+        log.warning("%s: left out %d problems whose field %r is empty", name, unanswered, answer)
     if repeated:
         log.warning(
             "%s: left out %d repeated problems (%d of them with another answer), %d are different",
@@ -113,8 +113,8 @@ def data_task(name: str, prompts: Sequence[Prompt], heldout: Sequence[Prompt], j
         judge: the verifier.
 
     Returns:
-        A task whose `train_prompt(seed, position)` is `prompts[order(seed, position // n)[position % n]]`, with
-        the order from a counter-based (Philox) stream keyed by seed and epoch.
+        A task whose `train_prompt(seed, position)` is `prompts[order(seed, position // n)[position % n]]`,
+        with the order from a counter-based (Philox) stream keyed by seed and epoch.
 
     Raises:
         InputError: nothing is left to train on.
@@ -140,124 +140,6 @@ def data_task(name: str, prompts: Sequence[Prompt], heldout: Sequence[Prompt], j
     return Task(name=name, train_prompt=train_prompt, heldout=tuple(heldout), judge=judge)
 
 
-# Rows
-
-
-def _open(source: str | Path, split: str | None, config: str | None) -> tuple[str, str, Iterable[Row]]:
-    """Return the source's name, the stem of its problems' ids, and its rows."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found = [path / f"{split or 'train'}{suffix}" for suffix in _SUFFIXES]
-        file = next((candidate for candidate in found if candidate.is_file()), None)
-        if file is None:
-            stems = [p.stem for p in path.iterdir() if p.suffix in _SUFFIXES]
-            hint = did_you_mean(split or "train", stems) if stems else "it holds no data file"
-            raise InputError(f"{path} has no split {split or 'train'!r}; {hint}")
-        path = file
-    if path.is_file():
-        if path.suffix not in _SUFFIXES:
-            raise InputError(f"{path} is of no kind that can be read; use one of {', '.join(_SUFFIXES)}")
-        return str(path), path.stem, _READERS[path.suffix](path)
-    if not _HUB_ID.fullmatch(str(source)) or path.suffix in _SUFFIXES:
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = (
-            did_you_mean(path.name, beside) if path.parent.is_dir() else f"there is no folder {path.parent}"
-        )
-        raise InputError(f"there is no data file {path}; {hint}")
-    split = split or "train"
-    return f"{source} ({split})", f"{source}/{split}", _hub_rows(str(source), split, config)
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if text.strip():
-                yield f"line {number}", _parse_json(text, f"{path} line {number}")
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not data.startswith(b"["):
-        yield from _jsonl_rows(path)
-        return
-    for number, row in enumerate(_parse_json(data, str(path)), start=1):
-        yield f"row {number}", row
-
-
-def _parse_json(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data.decode("utf-8"))
-    except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
-        raise InputError(f"{where} is not valid JSON ({error.msg} at {place})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text (byte {error.start + 1})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{where} is JSON that cannot be read (nested too deep, or a number too long)"
-        ) from error
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    import csv
-
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        while True:
-            where = f"line {reader.line_num + 1}"
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise InputError(f"{path} {where} is not valid CSV ({error})") from error
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path} {where} or later is not UTF-8 text") from error
-            if None in row or None in row.values():
-                raise InputError(f"{path} {where} has more or fewer fields than the header")
-            yield where, row
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"row {number}", row
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable parquet file ({str(error).splitlines()[0]})") from error
-
-
-_READERS = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-
-
-def _hub_rows(source: str, split: str, config: str | None) -> Iterator[Row]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(
-            f"{source!r} is no file here, and reading it from the hub needs another package: "
-            "run `pip install datasets`, or download the file and give its path"
-        ) from error
-    try:
-        rows = datasets.load_dataset(source, config, split=split, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{source!r} is no file here and could not be read from the hub ({reason}); "
-            "check the id, the split and the network, or download the file and give its path"
-        ) from error
-    for number, row in enumerate(rows, start=1):
-        yield f"row {number}", row
-
-
-# Fields
-
-
 def _is_verl(row: Any) -> bool:
     if not isinstance(row, dict) or "question" in row:
         return False
@@ -281,9 +163,9 @@ def _prompt(
     reference = None
     if answer is not None:
         place = f"{where}, field {answer!r}"
-        reference = extract(_text(_field(row, answer, where), place), place)
-        if not reference.strip():
-            raise InputError(f"{place} is empty")
+        value = _field(row, answer, where)
+        written = "" if value is None else _text(value, place).strip()
+        reference = extract(written, place) if written else ""
     return Prompt(
         id=default_id if id is None else _text(_field(row, id, where), f"{where}, field {id!r}"),
         text=text,

@@ -3,12 +3,13 @@
 Notation: P parameters, R trainable parameters, L layers, H hidden size, V vocabulary, N padded tokens of a
 micro-batch, b bytes of an element of the model's dtype.
 
-    weights      b (P + R_lora) + b P for a reference model
-    optimiser    3 b R                           gradient and AdamW's two moments
+    weights      b P, 4 bytes an adapter parameter, and b P again for a reference model
+    optimiser    3 b R                           gradient and AdamW's two moments; adapters are float32
     kv cache     2 L · kv heads · head size · (prompt + answer tokens) · rows decoded at once · b
     activations  N L (7 H + 4 q + 4 kv + 4 I) b  kept for the backward pass; with gradient checkpointing
                  N (L H + one layer's share) b
-    logits       the larger of what a decoding step and a chunk of the training head hold
+    logits       12 V · rows decoded at once, or 12 · cells of a chunk of the training head if that is more:
+                 three float32 values for every logit held
     total        weights + optimiser + max(kv cache, activations) + logits
 
 with q and kv the widths of queries and of keys, and I the width of the feed-forward layer. Left out: the
@@ -23,14 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forkpoint.credit import Chain
 from forkpoint.errors import InputError
+from forkpoint.train.policy import LOGIT_CELLS
 from forkpoint.train.recipe import credit_chain
 from forkpoint.train.schema import LoraTable, Recipe
-
-HEAD_ROWS = 1024
-"""Rows of logits the training head is taken to hold at once."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -72,8 +69,7 @@ def estimate(recipe: Recipe, model_config: Any | None = None, *, dtype_bytes: in
     Args:
         recipe: what to train.
         model_config: a transformers configuration; None leaves only what follows from the recipe.
-        dtype_bytes: bytes of a weight; None reads the recipe, where `auto` counts as bfloat16 unless the
-            device is the CPU.
+        dtype_bytes: bytes of a weight; None reads the recipe.
 
     Returns:
         The estimate; see the module for every formula.
@@ -86,19 +82,18 @@ def estimate(recipe: Recipe, model_config: Any | None = None, *, dtype_bytes: in
     )
     if model_config is None:
         return counts
-    b = dtype_bytes or weight_bytes_of(recipe)
+    b = dtype_bytes or weight_bytes_of(recipe, model_config)
     parameters, linears = count_parameters(model_config)
     adapters = lora_parameters(recipe.model.lora, linears)
     trainable = parameters if recipe.model.lora is None else adapters
     shape = _Shape.of(model_config)
     slots = min(decode.slots, counts.rows_per_step)
     tokens = max(train.micro_tokens, recipe.prompt.max_tokens + decode.max_tokens)
-    weights = b * (parameters + adapters) + (b * parameters if _needs_reference(recipe) else 0)
-    optimizer = 3 * b * trainable
+    weights = b * parameters * (2 if _needs_reference(recipe) else 1) + 4 * adapters
+    optimizer = 3 * trainable * (b if recipe.model.lora is None else 4)
     kv = 2 * shape.layers * shape.kv * (recipe.prompt.max_tokens + decode.max_tokens) * slots * b
     activations = shape.activations(tokens, checkpointing=recipe.model.gradient_checkpointing) * b
-    # Decoding holds logits and their float32 softmax; the head holds a chunk of logits and its gradient.
-    logits = max(slots * shape.vocabulary * (4 + b), 2 * min(tokens, HEAD_ROWS) * shape.vocabulary * 4)
+    logits = 12 * max(slots * shape.vocabulary, min(tokens * shape.vocabulary, LOGIT_CELLS))
     return dataclasses.replace(
         counts,
         parameters=parameters,
@@ -160,12 +155,11 @@ def _first_sentence(error: Exception) -> str:
     return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
 
 
-def weight_bytes_of(recipe: Recipe) -> int:
-    """Return the bytes of one weight; `auto` is 4 on the CPU and 2 elsewhere."""
-    model = recipe.model
-    if model.dtype != "auto":
-        return {"float32": 4, "bfloat16": 2}[model.dtype]
-    return 4 if _device(model.device) == "cpu" else 2
+def weight_bytes_of(recipe: Recipe, model_config: Any) -> int:
+    """Return the bytes of one weight; `auto` is what the configuration says the checkpoint holds."""
+    kinds = {"float32": 4, "bfloat16": 2, "float16": 2}
+    named = recipe.model.dtype if recipe.model.dtype != "auto" else getattr(model_config, "dtype", None)
+    return kinds.get(str(named).removeprefix("torch."), 4)
 
 
 def count_parameters(model_config: Any) -> tuple[int, dict[str, tuple[int, int]]]:
@@ -244,16 +238,7 @@ class _Shape:
         return tokens * (self.layers * self.hidden + layer if checkpointing else self.layers * layer)
 
 
-def _needs_reference(recipe: Recipe, chain: Chain | None = None) -> bool:
-    return "ref_logp" in (chain or credit_chain(recipe)).needs and recipe.model.lora is None
-
-
-def _device(device: str) -> str:
-    """Return the kind of device that `auto` will take."""
-    import torch
-
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _needs_reference(recipe: Recipe) -> bool:
+    """Return whether a second copy of the weights is held; adapters are switched off instead."""
+    own = recipe.reference.path is None and recipe.model.lora is not None
+    return "ref_logp" in credit_chain(recipe).needs and not own

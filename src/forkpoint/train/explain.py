@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from forkpoint.errors import did_you_mean
-from forkpoint.train.schema import Recipe, field_names
+from forkpoint.train.schema import Recipe, settings
 
 _SHOWN = 5
 """Mistakes told at once."""
@@ -66,7 +66,7 @@ def _sentence(item: Any, path: Path) -> str:
 def _nearest(name: str) -> str:
     """Return the nearest valid setting: by another trainer's name for it, in its table, elsewhere, in full."""
     table, _, leaf = name.rpartition(".")
-    valid = field_names()
+    valid = list(settings())
     if leaf in _ELSEWHERE:
         return f"did you mean {_ELSEWHERE[leaf]!r}?"
     same = [other for other in valid if other.rpartition(".")[2] == leaf]

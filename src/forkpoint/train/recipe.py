@@ -110,7 +110,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        near = [other.name for other in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        near = [other.name for other in path.parent.glob("*.toml") if other.name != "pyproject.toml"] if path.parent.is_dir() else []
         hint = f": {did_you_mean(path.name, near)}" if near else ""
         raise InputError(f"recipe {path} does not exist{hint}") from None
     except IsADirectoryError:
@@ -229,7 +229,7 @@ def _find(name: str, value: str | None, bases: Sequence[Path]) -> str | None:
 def _looks_local(value: str, bases: Sequence[Path]) -> bool:
     """Return whether a name cannot be meant as `owner/name` on a hub."""
     first, *rest = value.split("/")
-    suffixes = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".safetensors", ".gz")
+    suffixes = (".jsonl", ".json", ".parquet", ".csv", ".safetensors")
     return (
         value.startswith((".", "/", "~"))
         or "\\" in value

@@ -271,3 +271,9 @@ def _numbered(log: Path) -> Iterator[tuple[bytes, int]]:
                 f"{log} line {number} is not a metrics line; remove it, or set the run aside with --fresh"
             ) from error
         yield line, step
+
+
+def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the complete lines of `metrics.jsonl` in order; empty where there is no log."""
+    log = Path(run_dir) / "metrics.jsonl"
+    return [json.loads(line) for line, _ in _numbered(log)] if log.is_file() else []

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -48,8 +49,8 @@ class ModelTable(_Table):
     """A directory or a hub name such as `owner/model`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Of the weights; `auto` is bfloat16 on cuda and float32 elsewhere."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of the weights; `auto` is what the checkpoint holds. bfloat16 weights round away updates of a small lr."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     threads: Natural = 0
@@ -70,19 +71,25 @@ class TaskTable(_Table):
     name: Literal["countdown", "countdown-coin", "arithmetic-sequence", "data"] = "countdown"
     """A built-in task, or `data` for a file or a hub data set."""
     train: str | None = None
-    """Training problems: a .jsonl, .json or .parquet file, or a hub id."""
+    """Training problems: a .jsonl, .json, .csv or .parquet file, a folder of splits, or a hub id."""
     heldout: str | None = None
-    """Problems for evaluation only, in the same format; without it `heldout_split` of `train` is read."""
+    """Problems for evaluation only; without it `heldout_split` of `train` is read, and without both none."""
     config: str | None = None
-    """Configuration (subset) of a hub data set."""
+    """Configuration (subset) of the hub data set in `train`."""
     split: str = "train"
-    """Split of a hub data set to train on."""
+    """Split of `train`, where it is a folder or a hub data set."""
     heldout_split: str | None = None
-    """Split of a hub data set to evaluate on."""
+    """Split of `heldout`, or of `train` where `heldout` is not given."""
     question: str = "question"
     """Field that holds the problem; dots reach into nested fields, a list of messages is read as a chat."""
     answer: str = "answer"
     """Field that holds the reference answer; dots reach into nested fields."""
+    answer_extraction: Literal["none", "gsm8k", "boxed"] = "none"
+    """Where the reference stands in its field: all of it, after `####`, or in the last box."""
+    heldout_question: str | None = None
+    """The same of `heldout`; None takes that of `train`."""
+    heldout_answer: str | None = None
+    """The same of `heldout`; None takes that of `train`."""
     verifier: Literal["math", "exact", "sequence"] = "math"
     """`math` compares as mathematics, `exact` as text, `sequence` gives the share continued correctly."""
     extraction: Literal["boxed", "gsm8k", "a-line", "number", "whole", "auto"] = "boxed"
@@ -317,18 +324,16 @@ class Recipe(_Table):
         return self
 
 
-def field_names(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """Return the dotted name of every setting.
+def settings(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, FieldInfo]:
+    """Return every setting by dotted name, with its type, default and description.
 
-    >>> "train.lr" in field_names(), "model.lora.rank" in field_names()
-    (True, True)
+    >>> found = settings()
+    >>> found["train.lr"].default, found["model.lora.rank"].description
+    (1e-06, 'Rank of the update.')
     """
-    names = []
+    found: dict[str, FieldInfo] = {}
     for name, info in model.model_fields.items():
-        inner = [t for t in (info.annotation, *getattr(info.annotation, "__args__", ())) if _is_table(t)]
-        names += field_names(inner[0], f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
-    return names
-
-
-def _is_table(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, _Table)
+        kinds = (info.annotation, *get_args(info.annotation))
+        table = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, _Table)), None)
+        found |= settings(table, f"{prefix}{name}.") if table else {f"{prefix}{name}": info}
+    return found

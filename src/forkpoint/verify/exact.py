@@ -18,9 +18,11 @@ MAX_DIGITS = 200
 """Digits in a row. References reach 8; conversion and exact arithmetic are quadratic in the digits."""
 MAX_EXPONENT = 10_000
 """References reach 1009. A literal power is evaluated exactly: 9^(9^9) alone has 370 million digits."""
+ROUNDING = Fraction(1, 10**6)
+"""math-verify rounds to six decimals, so literals further apart than this are never equal to it."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_SEPARATED = r"\d{1,3}(?:(?:,|\{,\}|\\,|\{\\,\}|\\!,|,\\!| )\d{3})+"
+_SEPARATED = r"[1-9]\d{0,2}(?:(?:,|\{,\}|\\,|\{\\,\}|\\!,|,\\!| )\d{3})+"
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)(?P<whole>{_SEPARATED}|\d+)?(?:\.(?P<part>\d*))?")
 _FRACTION = re.compile(
     r"(?P<sign>[+-]?)(?:\\[dtc]?frac\s*(?:\{\s*(?P<a>[+-]?\d+)\s*\}|(?P<a1>\d))\s*"
@@ -123,8 +125,8 @@ def number(answer: str) -> Fraction | None:
 def exactly_equal(gold: str, answer: str) -> bool | None:
     """Return whether two answers are equal where that is certain without algebra, else None.
 
-    True for equal normalised strings and equal numbers, False for two different integers. Different
-    decimals are left open, because rounding is a matter for the symbolic comparison.
+    True for equal normalised strings and equal numbers, False for numbers further apart than `ROUNDING`.
+    Numbers closer than that are left open: rounding is a matter for the symbolic comparison.
 
     >>> exactly_equal("10,000", "10000.0"), exactly_equal("3", "4"), exactly_equal("1/12", "0.083333")
     (True, False, None)
@@ -139,7 +141,7 @@ def exactly_equal(gold: str, answer: str) -> bool | None:
         return None
     if left == right:
         return True
-    return False if left.denominator == right.denominator == 1 else None
+    return False if abs(left - right) > ROUNDING else None
 
 
 def over_cap(answer: str) -> str | None:

@@ -100,8 +100,8 @@ def math_judge(
     r"""Return a verifier that compares mathematical answers with references.
 
     The verdict is `right`, `wrong`, or `unjudged` where the reference is missing, unreadable or over a cap,
-    or the comparison missed its deadline. An answer without a box, or over a cap, is wrong. Equality is that of
-    math-verify, with boxed answers only and malformed operators left malformed. Of several boxes the last
+    or the comparison missed its deadline. An answer without a box, or over a cap, is wrong. Equality is
+    that of math-verify, with boxed answers only and malformed operators left malformed. Of several boxes the last
     counts, in an answer and in a reference.
 
     Args:

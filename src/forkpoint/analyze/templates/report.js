@@ -35,6 +35,10 @@
   view.addEventListener("focusin", (event) => {
     if (event.target.classList.contains("tokens")) select(event.target.querySelector(".t"));
   });
+  view.addEventListener("click", (event) => {
+    const token = event.target.closest(".t");
+    if (token) select(token);
+  });
   view.addEventListener("focusout", () => select(null));
   view.addEventListener("keydown", (event) => {
     if (!current || !event.target.classList.contains("tokens")) return;

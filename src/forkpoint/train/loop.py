@@ -1,0 +1,410 @@
+"""The embedded engine: decode -> verify -> credit -> update, one process, one device."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forkpoint.credit.link import Chain, State, init, run
+from forkpoint.decode.decoder import Sampling
+from forkpoint.errors import TrainingError
+from forkpoint.evaluate.heldout import Evaluation, evaluate_heldout
+from forkpoint.model import precision
+from forkpoint.rollouts import Rollouts, blank_credit
+from forkpoint.seeds import key
+from forkpoint.tasks.task import Task
+from forkpoint.train.checkpoint import load_checkpoint, restore_model, restore_optimizer, save_checkpoint
+from forkpoint.train.collect import CollectSettings, Collected, collect, entropy_metrics, with_reference
+from forkpoint.train.console import Console, make_console
+from forkpoint.train.policy import forward_rows
+from forkpoint.train.recipe import credit_chain, resolved
+from forkpoint.train.runlog import (
+    append_metrics,
+    open_run,
+    read_metrics,
+    write_evals,
+    write_recipe_json,
+    write_rollouts,
+)
+from forkpoint.train.schema import Recipe
+from forkpoint.train.setup import (
+    Policy,
+    encode,
+    load_policy,
+    make_optimizer,
+    make_reference,
+    make_sampling,
+    make_task,
+)
+from forkpoint.train.trackers import Tracker, make_tracker
+from forkpoint.train.update import UpdateSettings, learn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run ended with."""
+
+    run_dir: Path
+    steps: int
+    before: dict[str, float] | None
+    """Metrics of the evaluation before the first step, where there was one."""
+    after: dict[str, float] | None
+    """Metrics of the last evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Everything that stays the same during a run."""
+
+    recipe: Recipe
+    run_dir: Path
+    policy: Policy
+    task: Task
+    chain: Chain
+    reference: Any | None
+    optimizer: torch.optim.Optimizer
+    sampling: Sampling
+    console: Console
+    trackers: Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Progress:
+    """Everything that changes, apart from weights and optimiser; saved in every checkpoint."""
+
+    step: int = 0
+    position: int = 0
+    updates: int = 0
+    states: list[State]
+
+
+def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = False) -> TrainResult:
+    """Train by a recipe and leave a run directory behind.
+
+    Every draw is keyed by seed, step and problem, and everything else that changes is in the checkpoint, so a
+    run that was killed and resumed ends with the same weights, bit for bit on CPU with the same thread count, as
+    one left alone.
+
+    Args:
+        recipe: from `forkpoint.train.recipe.load_recipe`.
+        run_dir: where the run writes.
+        resume: go on from the newest checkpoint, or from the start where there is none.
+        fresh: move a run that is already there aside.
+
+    Returns:
+        `TrainResult`.
+
+    Raises:
+        InputError: something in the recipe cannot be used; nothing has been trained.
+        TrainingError: the run had to stop; everything written so far is intact.
+    """
+    chain = credit_chain(recipe)
+    checkpoint_path = open_run(run_dir, "resume" if resume else "fresh" if fresh else "new")
+    policy = load_policy(recipe)
+    task = make_task(recipe)
+    console = make_console(recipe.train.steps)
+    here = _Run(
+        recipe=recipe,
+        run_dir=run_dir,
+        policy=policy,
+        task=task,
+        chain=chain,
+        reference=make_reference(recipe, policy, chain),
+        optimizer=make_optimizer(recipe, policy.model),
+        sampling=_training_sampling(recipe, policy),
+        console=console,
+        trackers=make_tracker(
+            recipe.log.trackers, run_dir=run_dir, recipe=resolved(recipe), report=console.note
+        ),
+    )
+    progress = _Progress(states=init(chain))
+    if checkpoint_path is None:
+        write_recipe_json(
+            run_dir,
+            recipe=resolved(recipe),
+            chain=chain.describe(),
+            device=f"{policy.device.type}, {policy.threads} threads, {policy.dtype}",
+            seed=recipe.seed,
+        )
+    else:
+        progress = _restored(here, checkpoint_path)
+    try:
+        return _train(here, progress, resumed=checkpoint_path is not None)
+    finally:
+        here.console.close()
+        here.trackers.finish()
+        close = getattr(task.judge, "close", None)
+        if close is not None:
+            close()
+
+
+def _train(here: _Run, progress: _Progress, *, resumed: bool) -> TrainResult:
+    recipe, last = here.recipe, here.recipe.train.steps
+    before = after = None
+    if resumed:
+        here.console.note(f"resumed after step {progress.step} of {last}")
+        before = _logged_evaluation(here.run_dir, 0)
+    elif recipe.eval.before:
+        before = _evaluate(here, 0)
+    while progress.step < last:
+        progress = _step(here, progress)
+        final = progress.step == last
+        due = recipe.eval.every and progress.step % recipe.eval.every == 0
+        if (final and recipe.eval.after) or (due and not final):
+            after = _evaluate(here, progress.step)
+        if final or progress.step % recipe.checkpoint.every == 0:
+            _save(here, progress)
+    if after is None:
+        after = _logged_evaluation(here.run_dir, last)
+    return TrainResult(run_dir=here.run_dir, steps=progress.step, before=before, after=after)
+
+
+def _step(here: _Run, progress: _Progress) -> _Progress:
+    """Make one training step: a rollout batch and its updates."""
+    recipe, policy, step = here.recipe, here.policy, progress.step + 1
+    began, cpu = time.perf_counter(), time.process_time()
+    collected = collect(
+        policy.model,
+        policy.tokenizer,
+        here.task,
+        lambda prompts: encode(recipe, policy, prompts),
+        here.sampling,
+        _collect_settings(recipe, policy),
+        step=step,
+        position=progress.position,
+        version=progress.updates,
+        progress=here.console.progress,
+    )
+    if collected.note is not None:
+        here.console.note(collected.note)
+    rollouts, scoring = _scored(here, collected.rollouts)
+    marked = time.perf_counter()
+    credit, states = run(
+        here.chain,
+        blank_credit(rollouts),
+        rollouts,
+        progress.states,
+        when="rollout",
+        rng=key(recipe.seed, "rollout", step),
+    )
+    credit_seconds = time.perf_counter() - marked
+    marked = time.perf_counter()
+    policy.model.train()
+    try:
+        with precision(policy.device, policy.dtype):
+            updated = learn(
+                policy.model,
+                here.optimizer,
+                here.chain,
+                states,
+                rollouts,
+                credit,
+                _update_settings(recipe),
+                step=step,
+                learning_rates=_learning_rates(recipe, progress.updates),
+            )
+    except TrainingError as error:
+        _save_rollouts(here, step, rollouts, credit)
+        raise TrainingError(
+            f"step {step}: {error}; the batch is in rollouts/step-{step:05d}.parquet and the last checkpoint is intact"
+        ) from error
+    finally:
+        policy.model.eval()
+    update_seconds = time.perf_counter() - marked
+    metrics = {
+        "step": step,
+        **collected.metrics,
+        **entropy_metrics(rollouts, updated.credit.advantage_BT),
+        **updated.metrics,
+        "credit/threshold": _threshold(rollouts, updated.credit.keep_BT & (updated.credit.weight_BT != 0)),
+        "train/lr": float(here.optimizer.param_groups[0]["lr"]),
+        "train/updates": float(progress.updates + updated.updates),
+        "time/score": scoring,
+        "time/credit": credit_seconds,
+        "time/update": update_seconds,
+        "time/step": time.perf_counter() - began,
+        "time/cpu": time.process_time() - cpu,
+    }
+    if updated.metrics["cost/statistics_tokens"] and progress.step == 0:
+        here.console.note(_cost_note(here.chain, updated.metrics, update_seconds))
+    if recipe.log.rollouts_every and step % recipe.log.rollouts_every == 0:
+        _save_rollouts(here, step, rollouts, updated.credit)
+    append_metrics(here.run_dir, metrics)
+    here.console.step(metrics)
+    here.trackers.log(metrics, step)
+    return _Progress(
+        step=step,
+        position=collected.position,
+        updates=progress.updates + updated.updates,
+        states=updated.states,
+    )
+
+
+def _scored(here: _Run, rollouts: Rollouts) -> tuple[Rollouts, float]:
+    """Add the reference model's log-probs where a link needs them; returns the seconds that took."""
+    if "ref_logp" not in here.chain.needs:
+        return rollouts, 0.0
+    began = time.perf_counter()
+    policy = here.policy
+    with torch.no_grad(), precision(policy.device, policy.dtype):
+        if here.reference is not None:
+            ref = forward_rows(here.reference, rollouts, temperature=here.sampling.temperature).logp_BT
+        else:
+            with policy.model.disable_adapter():
+                ref = forward_rows(policy.model, rollouts, temperature=here.sampling.temperature).logp_BT
+    return with_reference(rollouts, ref), time.perf_counter() - began
+
+
+def _evaluate(here: _Run, step: int) -> dict[str, float]:
+    """Evaluate on the held-out problems and log the result."""
+    recipe, policy = here.recipe, here.policy
+    prompts = here.task.heldout[: recipe.eval.problems]
+    began = time.perf_counter()
+    found: Evaluation = evaluate_heldout(
+        policy.model,
+        policy.tokenizer,
+        prompts,
+        encode(recipe, policy, prompts),
+        here.task.judge,
+        make_sampling(recipe, policy, temperature=recipe.eval.temperature, top_p=recipe.eval.top_p, top_k=0),
+        samples=recipe.eval.samples,
+        seed=recipe.seed,
+        dtype=policy.dtype,
+        progress=here.console.progress,
+    )
+    metrics = {"step": step, **found.metrics(), "time/eval": time.perf_counter() - began}
+    write_evals(here.run_dir, step, found.rollouts, token_text=_token_text(policy.tokenizer))
+    append_metrics(here.run_dir, metrics)
+    here.console.evaluation(metrics)
+    here.trackers.log(metrics, step)
+    return metrics
+
+
+def _save(here: _Run, progress: _Progress) -> None:
+    states: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    for index, state in enumerate(progress.states):
+        states.append({name: value for name, value in state.items() if not isinstance(value, Tensor)})
+        tensors |= {f"{index}/{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    save_checkpoint(
+        here.run_dir,
+        progress.step,
+        model=here.policy.model,
+        tokenizer=here.policy.tokenizer,
+        optimizer=here.optimizer,
+        state={
+            "position": progress.position,
+            "updates": progress.updates,
+            "credit": states,
+            "chain": here.chain.describe(),
+        },
+        tensors=tensors,
+        keep=here.recipe.checkpoint.keep,
+    )
+
+
+def _restored(here: _Run, path: Path) -> _Progress:
+    """Put weights and optimiser back and return where the run was."""
+    checkpoint = load_checkpoint(path)
+    if checkpoint.state.get("chain") != here.chain.describe():
+        raise TrainingError(
+            f"checkpoint {path} was made with another credit chain than this recipe's: resume with the recipe the "
+            "run was started with, or start it under another name"
+        )
+    restore_model(here.policy.model, checkpoint)
+    restore_optimizer(here.optimizer, here.policy.model, checkpoint)
+    states: list[dict[str, Any]] = [dict(state) for state in checkpoint.state["credit"]]
+    for name, value in checkpoint.tensors.items():
+        index, _, field = name.partition("/")
+        states[int(index)][field] = value.to(here.policy.device)
+    return _Progress(
+        step=checkpoint.step,
+        position=checkpoint.state["position"],
+        updates=checkpoint.state["updates"],
+        states=list(states),
+    )
+
+
+def _save_rollouts(here: _Run, step: int, rollouts: Rollouts, credit: Any) -> None:
+    write_rollouts(
+        here.run_dir,
+        step,
+        rollouts,
+        token_text=_token_text(here.policy.tokenizer),
+        advantage_BT=credit.advantage_BT,
+        credit_BT=torch.where(credit.keep_BT, credit.advantage_BT * credit.weight_BT, 0.0),
+        kept_BT=credit.keep_BT & (credit.weight_BT != 0),
+    )
+
+
+def _token_text(tokenizer: Any) -> Any:
+    return lambda token: tokenizer.decode([token])
+
+
+def _training_sampling(recipe: Recipe, policy: Policy) -> Sampling:
+    table = recipe.decode
+    return make_sampling(
+        recipe, policy, temperature=table.temperature, top_p=table.top_p, top_k=table.top_k
+    )
+
+
+def _collect_settings(recipe: Recipe, policy: Policy) -> CollectSettings:
+    return CollectSettings(
+        prompts=recipe.train.prompts,
+        group=recipe.train.group,
+        dynamic_sampling=recipe.train.dynamic_sampling,
+        max_rounds=recipe.train.max_rounds,
+        overlong_buffer=recipe.reward.overlong_buffer,
+        overlong_factor=recipe.reward.overlong_factor,
+        dtype=policy.dtype,
+        seed=recipe.seed,
+    )
+
+
+def _update_settings(recipe: Recipe) -> UpdateSettings:
+    return UpdateSettings(
+        mini_prompts=recipe.train.mini_prompts,
+        micro_tokens=recipe.train.micro_tokens,
+        epochs=recipe.train.epochs,
+        grad_clip=recipe.train.grad_clip,
+        temperature=recipe.decode.temperature,
+        seed=recipe.seed,
+    )
+
+
+def _learning_rates(recipe: Recipe, done: int) -> list[float]:
+    """Return the learning rate of every update of a step: linear warm-up, then constant."""
+    table = recipe.train
+    count = table.epochs * math.ceil(table.prompts / table.mini_prompts)
+    return [table.lr * min(1.0, (done + k + 1) / max(table.warmup, 1)) for k in range(count)]
+
+
+def _threshold(rollouts: Rollouts, kept_BT: Tensor) -> float:
+    """Return the lowest behaviour entropy among the tokens that learned, in nats."""
+    kept = rollouts.entropy_BT[kept_BT]
+    return float(kept.min()) if kept.numel() else math.nan
+
+
+def _cost_note(chain: Chain, metrics: Mapping[str, float], seconds: float) -> str:
+    share = metrics["time/statistics"] / max(seconds, 1e-9)
+    return (
+        f"the chain ranks tokens over a whole {chain.span}-batch under the current policy: one extra forward pass over "
+        f"{int(metrics['cost/statistics_tokens']):,} tokens a step, {share:.0%} of the update's time; "
+        "source = 'behaviour' or a larger train.micro_tokens avoids it"
+    )
+
+
+def _logged_evaluation(run_dir: Path, step: int) -> dict[str, float] | None:
+    """Return the evaluation a run has logged for a step, if any."""
+    found = [row for row in read_metrics(run_dir) if row.get("step") == step and "eval/accuracy" in row]
+    return found[-1] if found else None
+
+
+__all__ = ["Collected", "TrainResult", "train"]

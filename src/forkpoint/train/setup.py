@@ -1,0 +1,167 @@
+"""From a recipe to the things a run works with: model, tokenizer, task, sampling, optimiser."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from forkpoint.credit.link import Chain
+from forkpoint.decode.decoder import Sampling
+from forkpoint.errors import InputError
+from forkpoint.model import add_lora, load_model, pick_device, trainable, use_threads
+from forkpoint.rollouts import Prompt
+from forkpoint.tasks.arithmetic_sequence import arithmetic_sequence_task
+from forkpoint.tasks.arithmetic_sequence import judge as sequence_judge
+from forkpoint.tasks.countdown import countdown_task
+from forkpoint.tasks.prompts import encode_prompts, end_token_ids, load_tokenizer, stop_text
+from forkpoint.tasks.readers import data_task, read_prompts
+from forkpoint.tasks.task import Judge, Task
+from forkpoint.train.schema import LoraTable, Recipe, TaskTable
+from forkpoint.verify.text import exact_judge
+from forkpoint.verify.math import math_judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A model with what is needed to talk to it."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: str
+    """Of the products: `float32` or `bfloat16`."""
+    threads: int
+    """CPU threads in force."""
+
+
+def load_policy(recipe: Recipe) -> Policy:
+    """Return the recipe's model, ready to train: float32 weights, or frozen ones with adapters.
+
+    Raises:
+        InputError: model or tokenizer cannot be used.
+    """
+    table = recipe.model
+    threads = use_threads(table.threads)
+    device = pick_device(table.device)
+    dtype = ("bfloat16" if device.type == "cuda" else "float32") if table.dtype == "auto" else table.dtype
+    tokenizer = load_tokenizer(table.path)
+    model = load_model(
+        table.path,
+        dtype=dtype if table.lora is not None else "float32",
+        device=device,
+        attention=table.attention,
+        revision=table.revision,
+        trust_remote_code=table.trust_remote_code,
+    )
+    if table.lora is not None:
+        model = _adapted(model, table.lora, recipe.seed)
+    if table.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if table.lora is not None:
+            model.enable_input_require_grads()
+    return Policy(model=model, tokenizer=tokenizer, device=device, dtype=dtype, threads=threads)
+
+
+def _adapted(model: Any, table: LoraTable, seed: int) -> Any:
+    targets = table.targets if isinstance(table.targets, str) else list(table.targets)
+    return add_lora(
+        model, rank=table.rank, alpha=table.alpha, dropout=table.dropout, targets=targets, seed=seed
+    )
+
+
+def make_task(recipe: Recipe) -> Task:
+    """Return the recipe's task.
+
+    Raises:
+        InputError: its data cannot be read.
+    """
+    table = recipe.task
+    if table.name.startswith("countdown"):
+        return countdown_task(table.name, heldout=recipe.eval.problems)
+    if table.name == "arithmetic-sequence":
+        if table.train is None or table.heldout is None:
+            raise InputError("task 'arithmetic-sequence' needs task.train and task.heldout, two parquet files")
+        return arithmetic_sequence_task(table.train, table.heldout)
+    assert table.train is not None  # noqa: S101 - the schema asks for it
+    prompts = _read(table, table.train, table.split, table.limit)
+    source, split = (table.heldout, table.heldout_split) if table.heldout else (table.train, table.heldout_split)
+    heldout = _read(table, source, split, None) if table.heldout or table.heldout_split else ()
+    return data_task("data", prompts, heldout, make_judge(table))
+
+
+def _read(table: TaskTable, source: str, split: str | None, limit: int | None) -> tuple[Prompt, ...]:
+    return read_prompts(
+        source, split=split, question=table.question, answer=table.answer, limit=limit, config=table.config
+    )
+
+
+def make_judge(table: TaskTable) -> Judge:
+    """Return the verifier the recipe names."""
+    if table.verifier == "math":
+        workers = table.workers or max(1, (os.cpu_count() or 2) - 1)
+        return math_judge(extraction=table.extraction, deadline=table.deadline, workers=workers)
+    return {"exact": exact_judge(extraction=table.extraction), "sequence": sequence_judge}[table.verifier]
+
+
+def make_sampling(recipe: Recipe, policy: Policy, *, temperature: float, top_p: float, top_k: int) -> Sampling:
+    """Return how this policy's answers are drawn.
+
+    Raises:
+        InputError: the tokenizer has no end token and the recipe no stop text.
+    """
+    table = recipe.decode
+    return Sampling(
+        max_tokens=table.max_tokens,
+        stop_ids=end_token_ids(
+            policy.tokenizer, getattr(policy.model, "generation_config", None), table.stop
+        ),
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        slots=table.slots,
+        stop_text=stop_text(policy.tokenizer, table.stop),
+    )
+
+
+def encode(recipe: Recipe, policy: Policy, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return the token ids of prompts; an empty list where one was too long and is to be dropped."""
+    table = recipe.prompt
+    return encode_prompts(
+        prompts, policy.tokenizer, template=table.template, max_tokens=table.max_tokens, overlong=table.overlong
+    )
+
+
+def make_optimizer(recipe: Recipe, model: Any) -> torch.optim.AdamW:
+    """Return AdamW over the parameters that learn; vectors (norms, biases) are not decayed."""
+    table = recipe.train
+    learns = trainable(model)
+    return torch.optim.AdamW(
+        [
+            {"params": [p for _, p in learns if p.ndim >= 2], "weight_decay": table.weight_decay},
+            {"params": [p for _, p in learns if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=table.lr,
+        betas=table.betas,
+        eps=table.eps,
+    )
+
+
+def make_reference(recipe: Recipe, policy: Policy, chain: Chain) -> Any | None:
+    """Return the reference model where a link needs one; None where the adapters can be switched off instead."""
+    if "ref_logp" not in chain.needs:
+        return None
+    table = recipe.model
+    if recipe.reference.path is None and table.lora is not None:
+        return None
+    return load_model(
+        recipe.reference.path or table.path,
+        dtype=policy.dtype,
+        device=policy.device,
+        attention=table.attention,
+        revision=table.revision if recipe.reference.path is None else None,
+        trust_remote_code=table.trust_remote_code,
+    ).requires_grad_(False)

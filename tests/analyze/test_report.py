@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic_run import metric_line, rollout_rows, write_synthetic_run, write_table
+
+from forkpoint.analyze.report import report
+from forkpoint.errors import InputError
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE = [
+    SCRIPT,
+    "\"'><img src=x onerror=alert(1)>",
+    "\u202eabc\u2066",
+    "\x00",
+    "&lt;b&gt;",
+    "{{ 7 * 7 }}",
+    "</span>",
+]
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, attributes, text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return write_synthetic_run(tmp_path_factory.mktemp("synthetic") / "run")
+
+
+def test_whole_run(whole):
+    path = report(whole)
+    assert path == whole / "report.html"
+    html = path.read_text("utf-8")
+    page = Page(html)
+    assert page.open == []
+    assert sum(tag == "svg" for tag, _ in page.tags) == 7
+    for said in (
+        "synthetic countdown",
+        "forking(share=0.2",
+        "models/countdown-1m",
+        "paired by problem",
+        "Step 12",
+    ):
+        assert said in page.text
+    assert "What is missing" not in page.text
+    spans = [attrs for tag, attrs in page.tags if tag == "span" and "t" in attrs.get("class", "").split()]
+    assert len(spans) > 1500
+    assert all("entropy" in attrs["title"] for attrs in spans)
+    assert len(html) < 1_000_000
+
+
+def test_page_is_self_contained_and_its_ids_unique(whole):
+    html = report(whole).read_text("utf-8")
+    page = Page(html)
+    assert not re.search(r"(https?:)?//(?!www\.w3\.org/2000/svg)\w", html.split("</style>")[1])
+    assert {tag for tag, _ in page.tags} & {"link", "img", "iframe", "object", "base"} == set()
+    assert all("src" not in attrs for _, attrs in page.tags)
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_tables_have_headers_and_figures_have_names(whole):
+    page = Page(report(whole).read_text("utf-8"))
+    headers = [attrs.get("scope") for tag, attrs in page.tags if tag == "th"]
+    assert headers.count("row") == 5 + 12
+    assert headers.count(None) == 0
+    assert all(attrs["aria-label"] for tag, attrs in page.tags if tag == "svg")
+    assert sum(tag == "figcaption" for tag, _ in page.tags) == 7
+
+
+def test_same_run_gives_the_same_bytes(whole, tmp_path):
+    first = report(whole, out=tmp_path / "one.html").read_bytes()
+    assert first == report(whole, out=tmp_path / "two.html").read_bytes()
+
+
+@pytest.mark.parametrize("removed", ["recipe.json", "metrics.jsonl", "rollouts", "evals"])
+def test_any_part_may_be_missing(whole, tmp_path, removed):
+    run = shutil.copytree(whole, tmp_path / "run")
+    target = run / removed
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    page = Page(report(run).read_text("utf-8"))
+    assert page.open == []
+    assert removed in page.text.split("Summary")[0]
+
+
+def test_run_killed_in_its_first_step(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    text = Page(report(tmp_path).read_text("utf-8")).text
+    assert "No training step and no evaluation has been recorded yet." in text
+    assert text.count("The run holds no numbers for this figure.") == 7
+
+
+def test_run_killed_while_writing(whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(lines[:-30])
+    last = run / "rollouts" / "step-00012.parquet"
+    last.write_bytes(last.read_bytes()[:-100])
+    text = Page(report(run).read_text("utf-8")).text
+    assert "is unfinished and was ignored" in text
+    assert "A rollout file was left out: step-00012.parquet cannot be read" in text
+    assert "Step 1" in text
+
+
+def test_one_step_and_null_metrics(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "reward/mean": 0.5, "entropy/mean": null, "loss": NaN}\n'
+    )
+    page = Page(report(tmp_path).read_text("utf-8"))
+    assert sum(tag == "svg" for tag, _ in page.tags) == 1
+
+
+def test_long_runs_show_a_sample_of_lines(tmp_path):
+    lines = [{"step": step, "loss": 1.0 / step} for step in range(1, 1001)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(report(tmp_path).read_text("utf-8"))
+    assert "60 of 1000 lines" in page.text
+    assert sum(attrs.get("scope") == "row" for tag, attrs in page.tags if tag == "th") == 60
+    assert "0.001" in page.text
+
+
+@pytest.fixture
+def hostile(tmp_path, rng_line) -> Path:
+    recipe = {
+        "name": SCRIPT,
+        "method": {"name": HOSTILE[1], SCRIPT: HOSTILE},
+        "model": HOSTILE[2],
+        "task": "\x00",
+    }
+    content = {
+        "recipe": recipe,
+        "chain": HOSTILE,
+        "versions": {SCRIPT: HOSTILE[1]},
+        "commit": SCRIPT,
+        "schema": 1,
+    }
+    (tmp_path / "recipe.json").write_text(json.dumps(content))
+    (tmp_path / "metrics.jsonl").write_text(
+        json.dumps(rng_line | {SCRIPT: 1, "reward/\u202e": SCRIPT})
+        + "\n"
+        + json.dumps({"step": 0, "eval/<b>": 1})
+        + "\n"
+    )
+    rows = rollout_rows(1, prompts=2, answers=2, length=len(HOSTILE), accuracy=0.5, seed=1)
+    for row in rows:
+        count = len(HOSTILE)
+        row.update(
+            {k: [0.5] * count for k in ("logp", "entropy", "credit")}, tokens=HOSTILE, kept=[True] * count
+        )
+        row.update(dict.fromkeys(("prompt", "answer", "prompt_id", "finish", "verdict"), "".join(HOSTILE)))
+    write_table(tmp_path / "rollouts" / "step-00001.parquet", rows)
+    return tmp_path
+
+
+@pytest.fixture
+def rng_line() -> dict:
+    import numpy as np
+
+    return metric_line(1, 1, np.random.default_rng(0))
+
+
+def test_foreign_text_is_escaped_once_everywhere(hostile):
+    html = report(hostile).read_text("utf-8")
+    page = Page(html)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert {tag for tag, _ in page.tags} & {"img", "b"} == {"b"}, "only the time split uses <b>"
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert page.text.count(SCRIPT) >= 10
+    assert "&lt;b&gt;" in page.text
+    assert "&amp;lt;b&amp;gt;" in html
+    assert "&amp;amp;" not in html
+    assert "{{ 7 * 7 }}" in page.text
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", html
+    )
+    assert "⟨U+202E⟩abc⟨U+2066⟩" in page.text
+    assert "␀" in page.text
+
+
+def test_only_our_script_may_run(whole):
+    import base64
+    import hashlib
+
+    html = report(whole).read_text("utf-8")
+    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    assert "default-src 'none'" in html
+
+
+def test_old_report_survives_a_failure(whole, tmp_path, monkeypatch):
+    out = tmp_path / "report.html"
+    out.write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(InputError, match=r"cannot be written to .*No space left on device"):
+        report(whole, out=out)
+    assert out.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_unwritable_place_and_foreign_directory_are_one_sentence(whole, tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        report(whole, out=tmp_path / "nowhere" / "report.html")
+    with pytest.raises(InputError, match="not a run directory"):
+        report(tmp_path)
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine: the page is not tried in a browser"
+)
+def test_keyboard_and_switch_in_a_browser(whole, tmp_path):
+    driver = """<script>
+    const group = document.querySelector(".tokens"), press = (key) =>
+      group.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    group.focus(); press("ArrowRight"); press("ArrowRight"); press("ArrowLeft");
+    document.body.dataset.tip = document.getElementById("tip").textContent;
+    document.body.dataset.at = [...group.querySelectorAll(".t")].indexOf(group.querySelector(".at"));
+    const colour = (token) => getComputedStyle(token).backgroundColor, 
+      token = document.querySelector(".answer .e4:not(.k)");
+    document.body.dataset.before = colour(token);
+    document.querySelector("input[value=credit]").click();
+    document.body.dataset.after = colour(token);
+    </script></body>"""
+    html = report(whole).read_text("utf-8")
+    # The policy of the page forbids any script but its own; the driver of this test needs it gone.
+    html = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</body>", driver)
+    (tmp_path / "page.html").write_text(html, "utf-8")
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    command = [CHROMIUM, *flags.split(), "--disable-component-update", "--disable-sync", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    data = dict(re.findall(r'data-(tip|at|before|after)="([^"]*)"', re.search(r"<body[^>]*>", dom)[0]))
+    assert data["at"] == "1"
+    assert "token 2: entropy" in data["tip"]
+    assert (data["before"], data["after"]) == ("rgb(95, 193, 192)", "rgba(0, 0, 0, 0)")
