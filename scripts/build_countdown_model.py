@@ -9,7 +9,9 @@ measures existing weights and writes the card again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import shutil
 import time
@@ -182,10 +184,9 @@ def measure(tokenizer: Any, task: Task, samples: Samples) -> dict[str, Any]:
         "mean": float(H.mean()),
         "largest": float(H.max()),
         "tokens": len(H) / len(texts),
-        "longest": max(map(len, samples.ids)),
         "attempts": len(attempts) / len(texts),
-        "sound": sum(_is_sound(*attempt) for attempt in attempts) / len(attempts),
-        "success": float(right.sum()) / len(attempts),
+        "sound": sum(_is_sound(*attempt) for attempt in attempts) / max(1, len(attempts)),
+        "success": float(right.sum()) / max(1, len(attempts)),
         "chance": sum(chances) / len(chances),
         "unfinished": sum(row[-1] != tokenizer.eos_token_id for row in samples.ids) / len(texts),
         "places": _entropy_by_place(tokenizer, samples),
@@ -195,7 +196,7 @@ def measure(tokenizer: Any, task: Task, samples: Samples) -> dict[str, Any]:
 def _attempts(text: str) -> Iterator[list[str]]:
     words = text.split()
     starts = [i for i, word in enumerate(words) if word in CONNECTIVES]
-    for start, stop in zip(starts, [*starts[1:], len(words)], strict=True):
+    for start, stop in itertools.pairwise([*starts, len(words)]):
         yield words[start:stop][:ATTEMPT_TOKENS]
 
 
@@ -259,7 +260,7 @@ ROWS = (
     ("95th percentile of entropy, nats", "{p95:.3f}", ""),
     ("mean entropy, nats", "{mean:.3f}", ""),
     ("tokens per answer", "{tokens:.1f}", ""),
-    ("longest answer, tokens", "{longest}", ""),
+    ("answers cut off at 128 tokens", "{unfinished:.2%}", ""),
     ("attempts per answer", "{attempts:.2f}", ""),
     ("attempts with the right numbers, true arithmetic and true verdict", "{sound:.2%}", ""),
     ("right answers per attempt", "{success:.1%}", ""),
@@ -272,7 +273,9 @@ def card(measured: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) ->
     """Return the model card: `countdown_card.md` filled with what was measured."""
     profile = [[label, *(form.format(**m) for m in measured.values()), paper] for label, form, paper in ROWS]
     kinds = [*dict.fromkeys(PLACES), "after a failed attempt", "end"]
-    places = [[kind, *(f"{m['places'][kind]:.3f}" for m in measured.values())] for kind in kinds]
+    places = [
+        [kind, *(f"{m['places'].get(kind, math.nan):.3f}" for m in measured.values())] for kind in kinds
+    ]
     names = [f"`{name}`" for name in measured]
     one = next(iter(measured.values()))
     return (
@@ -309,6 +312,7 @@ def write(out: Path, model: Any, tokenizer: Any) -> None:
     tokenizer.save_pretrained(staging)
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(staging.iterdir()):
+        file.chmod(0o644)
         os.replace(file, out / file.name)
     shutil.rmtree(staging)
 

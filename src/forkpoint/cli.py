@@ -11,16 +11,14 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from forkpoint.cli_text import accuracy_text, grade_summary, grade_text, methods_text
 from forkpoint.errors import ForkpointError, InputError
-
-if TYPE_CHECKING:
-    from forkpoint.evaluate.grade import GradeReport
 
 app = typer.Typer(
     add_completion=False,
@@ -70,7 +68,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 def train(
     recipe: RecipePath,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, chain and size; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print recipe, chain and size; write nothing.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of that name aside.")] = False,
     runs: Annotated[Path, typer.Option("--runs", help="Folder of run directories.")] = Path("runs"),
@@ -86,26 +86,82 @@ def train(
         account = plan(loaded)
         typer.echo(_json(account) if as_json else render(account), nl=as_json)
         return
-    run_dir = claim_run_dir(runs / loaded.name, resume=resume, fresh=fresh)
+    run_dir = _run_dir(runs / loaded.name, resume=resume, fresh=fresh)
+    from forkpoint.analyze.report import report as write_report
     from forkpoint.train.loop import train as run_training
 
-    result = run_training(loaded, run_dir=run_dir, resume=resume)
+    result = run_training(loaded, run_dir=run_dir, resume=resume, fresh=fresh)
+    page = write_report(run_dir)
     if as_json:
-        typer.echo(_json(result))
+        typer.echo(_json({"result": result, "report": page}))
+        return
+    for when, metrics in (("before", result.before), ("after", result.after)):
+        if metrics is not None:
+            typer.echo(f"{when:<6}  {accuracy_text(metrics)}")
+    typer.echo(f"report  {page}")
+
+
+@app.command()
+@guarded
+def sft(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="JSONL: text, prompt + response, or messages.")
+    ],
+    model: Annotated[str, typer.Option("--model", help="Directory or hub name to start from.")],
+    steps: Annotated[int, typer.Option("--steps", help="Updates to make.")],
+    name: Annotated[str, typer.Option("--name", help="Names the run directory.")] = "sft",
+    rows: Annotated[int, typer.Option("--rows", help="Examples an update.")] = 32,
+    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 1e-5,
+    warmup: Annotated[int, typer.Option("--warmup", help="Updates over which the rate rises.")] = 0,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Decoupled, on matrices.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Padded tokens in one pass.")] = 16384,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Longest example, in tokens.")
+    ] = None,
+    every: Annotated[int, typer.Option("--every", help="Updates between checkpoints.")] = 100,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of the examples.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of that name aside.")] = False,
+    runs: Annotated[Path, typer.Option("--runs", help="Folder of run directories.")] = Path("runs"),
+) -> None:
+    """Train on texts or chats, and print the checkpoint it ends with."""
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise InputError(f"--name {name!r} must be the name of one folder")
+    run_dir = _run_dir(runs / name, resume=resume, fresh=fresh)
+    from forkpoint.train.coldstart import ColdStart, cold_start
+
+    settings = ColdStart(
+        data=str(data), model=model, steps=steps, rows=rows, lr=lr, warmup=warmup, weight_decay=weight_decay,
+        max_tokens=max_tokens, max_length=max_length, every=every, device=device, seed=seed,
+    )  # fmt: skip
+    typer.echo(str(cold_start(settings, run_dir=run_dir, resume=resume, fresh=fresh)))
 
 
 @app.command(name="eval")
 @guarded
 def evaluate(
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Whose model, task and eval settings to use.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="Whose model, task and eval settings to use.")
+    ] = None,
     overrides: Overrides = None,
-    completions: Annotated[Path | None, typer.Option("--completions", help="Grade this JSONL file instead.")] = None,
+    completions: Annotated[
+        Path | None, typer.Option("--completions", help="Grade this JSONL file instead.")
+    ] = None,
     answer: Annotated[str | None, typer.Option("--answer", help="Field with the reference answer.")] = None,
-    completion: Annotated[str | None, typer.Option("--completion", help="Field with the completion(s).")] = None,
-    recorded: Annotated[str | None, typer.Option("--recorded", help="Field with recorded verdicts to compare.")] = None,
+    completion: Annotated[
+        str | None, typer.Option("--completion", help="Field with the completion(s).")
+    ] = None,
+    recorded: Annotated[
+        str | None, typer.Option("--recorded", help="Field with recorded verdicts to compare.")
+    ] = None,
     question: Annotated[str | None, typer.Option("--question", help="Field with the problem.")] = None,
-    extraction: Annotated[str, typer.Option("--extraction", help="Where a completion has its answer.")] = "boxed",
-    gold_extraction: Annotated[str, typer.Option("--gold-extraction", help="Where a reference has it.")] = "auto",
+    extraction: Annotated[
+        str, typer.Option("--extraction", help="Where a completion has its answer.")
+    ] = "boxed",
+    gold_extraction: Annotated[
+        str, typer.Option("--gold-extraction", help="Where a reference has it.")
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out problems, or grade recorded completions.
@@ -141,7 +197,9 @@ def evaluate(
 @guarded
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/report.html by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; RUN/report.html by default.")
+    ] = None,
 ) -> None:
     """Write the report of a run as one HTML file and print its path."""
     from forkpoint.analyze.report import report as write_report
@@ -169,96 +227,27 @@ def env(as_json: AsJson = False) -> None:
     typer.echo(_json(found) if as_json else describe(found))
 
 
-def claim_run_dir(run_dir: Path, *, resume: bool, fresh: bool) -> Path:
-    """Return the directory a run may write to; an old run is continued or moved aside, never deleted.
+def _evaluate_recipe(recipe: Path, overrides: Sequence[str], *, as_json: bool) -> None:
+    from forkpoint.evaluate.runner import evaluate_model
+    from forkpoint.train.recipe import load_recipe
 
-    Args:
-        run_dir: where the run goes.
-        resume: continue what is there; without anything there the run starts anew.
-        fresh: move what is there to `<name>.1`, `<name>.2`, …, the first that is free.
+    metrics = evaluate_model(load_recipe(recipe, overrides)).metrics()
+    typer.echo(_json(metrics) if as_json else accuracy_text(metrics))
 
-    Raises:
-        InputError: there is a run and neither was asked for, or both were.
-    """
+
+def _run_dir(run_dir: Path, *, resume: bool, fresh: bool) -> Path:
+    """Return the run directory after refusing what contradicts itself; the run itself opens it."""
     if resume and fresh:
         raise InputError("--resume continues a run and --fresh starts it anew: give one of them")
     used = run_dir.is_dir() and any(run_dir.iterdir())
-    if resume:
-        if not used:
-            _say(f"note: {run_dir} holds no run to resume; starting anew")
-        return run_dir  # the loop itself drops what came after the newest checkpoint
-    from forkpoint.train.runlog import open_run
-
-    open_run(run_dir, "fresh" if fresh else "new")
-    if used:
-        _say(f"note: the old run was moved aside, to the last of {run_dir}.1, {run_dir}.2, …")
+    if resume and not used:
+        _say(f"note: {run_dir} holds no run to resume; starting anew")
+    if used and not resume and not fresh:
+        raise InputError(
+            f"{run_dir} already holds a run: --resume continues it, --fresh moves it aside to {run_dir}.1 or "
+            "the next free number, another name or --runs writes elsewhere"
+        )
     return run_dir
-
-
-def grade_summary(graded: GradeReport) -> dict[str, Any]:
-    """Return what `forkpoint eval --completions` prints, JSON-ready; disagreements without their texts."""
-    estimate = graded.accuracy
-    return {
-        "problems": len(graded.lines),
-        "completions": sum(graded.counts.values()),
-        "verdicts": {str(verdict): count for verdict, count in graded.counts.items()},
-        "accuracy": estimate.value,
-        "accuracy_low": estimate.low,
-        "accuracy_high": estimate.high,
-        "pass_at_k": {str(k): value for k, value in graded.pass_at_k.items()},
-        "compared": graded.compared,
-        "agreed": graded.agreed,
-        "disagreements": [
-            {
-                "line": one.line,
-                "sample": one.sample,
-                "gold": one.gold,
-                "found": one.detail,
-                "verdict": str(one.verdict),
-                "recorded": one.recorded,
-            }
-            for one in graded.disagreements
-        ],
-    }
-
-
-def grade_text(found: Mapping[str, Any], *, shown: int = 10) -> str:
-    """Return a summary from `grade_summary` as lines, with the first disagreements."""
-    percent = "{:.2f} %".format
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in found["verdicts"].items())
-    low, high = percent(100 * found["accuracy_low"]), percent(100 * found["accuracy_high"])
-    lines = [
-        f"problems     {found['problems']}",
-        f"completions  {found['completions']} ({verdicts})",
-        f"accuracy     {percent(100 * found['accuracy'])} (95 % interval {low} to {high})",
-        *(f"pass@{k:<7} {percent(100 * value)}" for k, value in found["pass_at_k"].items()),
-    ]
-    if found["compared"]:
-        lines.append(f"agreement    {found['agreed']} of {found['compared']} recorded verdicts")
-    for one in found["disagreements"][:shown]:
-        said = "right" if one["recorded"] else "wrong"
-        lines.append(
-            f"  line {one['line']}, sample {one['sample']}: {one['verdict']}, recorded {said}; "
-            f"reference {one['gold']!r}, found {one['found']!r}"
-        )
-    return "\n".join(lines)
-
-
-def methods_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the methods as text: name, paper, stages, what it is, equation."""
-    blocks = []
-    for row in rows:
-        paper = f"arXiv {row['paper']}" if row.get("paper") else "no paper"
-        equation = "\n".join(f"    {line}" for line in str(row.get("equation") or "").splitlines())
-        arguments = ", ".join(f"{name}={value!r}" for name, value in row["arguments"].items())
-        parts = (
-            f"{row['name']}  ({paper}; {row['stage']})",
-            f"  {row['summary']}",
-            equation,
-            f"  arguments: {arguments or 'none'}",
-        )
-        blocks.append("\n".join(part for part in parts if part.strip()))
-    return "\n\n".join(blocks)
 
 
 def _told(error: Exception) -> tuple[str, int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess  # noqa: S404 - git is asked for the commit, with fixed arguments
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -124,4 +124,3 @@ def _first_line(path: Path) -> str:
         return path.read_text().split("\n")[0].strip()
     except OSError:
         return ""
-

@@ -68,10 +68,13 @@ def load_model(
             used; the message names the path.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: valid names: auto, {', '.join(DTYPES)}")
     _check_path(path)
+    # One bar a second-long load would scroll the run's own lines away.
+    logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(path),
@@ -173,6 +176,18 @@ def add_lora(
         return peft.get_peft_model(model, settings)
     except ValueError as error:
         raise InputError(f"cannot add LoRA adapters: {_first_line(error)}") from error
+
+
+def recompute_activations(model: Any) -> None:
+    """Turn gradient checkpointing on: less memory, about a third more time in the update.
+
+    Source: arXiv 1604.06174.
+    """
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is not None:
+        enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def precision(device: torch.device, dtype: str) -> Any:

@@ -111,7 +111,8 @@ def token_order(prompt_ids: tuple[str, ...], group_B: Tensor, sample_B: Tensor, 
         int64 (B, T).
     """
     device = group_B.device
-    prompt_P = torch.tensor([zlib.crc32(name.encode()) for name in prompt_ids], device=device)
+    hashes = [zlib.crc32(name.encode()) for name in prompt_ids]
+    prompt_P = torch.tensor(hashes, dtype=torch.int64, device=device)
     row_B = _mix(_mix(prompt_P[group_B] + _wrap(salt * 0x9E3779B97F4A7C15)) + sample_B)
     return _mix(row_B[:, None] + torch.arange(1, T + 1, device=device)) & ((1 << 53) - 1)
 
@@ -173,7 +174,7 @@ def quantile(values_N: Tensor, q: float) -> Tensor:
     """
     ordered = values_N.sort().values
     last = ordered.numel() - 1
-    # torch.quantile takes the rank in the dtype of the values; float32 has no integers beyond 2^24 to be a rank.
+    # torch.quantile takes the rank in the dtype of the values; float32 cannot count beyond 2^24.
     dtype = values_N.dtype if last < 1 << 24 else torch.float64
     rank = float(torch.tensor(q, dtype=dtype) * last)
     lower = math.floor(rank)

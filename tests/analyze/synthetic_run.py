@@ -103,6 +103,7 @@ def eval_line(step: int, accuracy: float) -> dict:
         "eval/samples": 4,
         "eval/length": 31.0,
         "eval/entropy": 0.35,
+        "time/eval": 1.5,
     }
 
 
@@ -119,17 +120,20 @@ def write_synthetic_run(path: Path, *, steps: int = 12, length: int = 120, seed:
         json.dumps(
             {
                 "recipe": {
-                    "name": "synthetic countdown",
-                    "model": "models/countdown-1m",
-                    "method": {"name": "forking", "share": 0.2, "scope": "mini", "ties": "exact"},
-                    "task": {"name": "countdown", "numbers": 3},
-                    "steps": steps,
+                    "name": "synthetic-countdown",
+                    "model": {"path": "models/countdown-1m", "revision": None, "dtype": "auto"},
+                    "task": {"name": "countdown", "train": None},
+                    "credit": {"method": "forking", "share": 0.2, "scope": "mini"},
                 },
                 "chain": [
-                    "group_advantage()",
-                    "clip(low=0.2, high=0.28)",
-                    "top_entropy(share=0.2, source=current, scope=mini)",
-                    "token_mean()",
+                    {
+                        "link": "group_advantage",
+                        "scope": "group",
+                        "needs": ["reward"],
+                        "arguments": {"std": True},
+                    },
+                    {"link": "clip", "scope": None, "needs": [], "arguments": {"low": 0.2, "high": 0.28}},
+                    {"link": "top_entropy", "needs": ["forward"], "arguments": {"share": 0.2, "cut": None}},
                 ],
                 "versions": {
                     "forkpoint": "0.1.0",

@@ -77,6 +77,11 @@ def test_gaps_single_points_and_emptiness_are_drawn():
     assert figures.entropy_histogram({"step 1": [np.nan], "step 2": []}).startswith("<svg")
 
 
+def test_single_step_has_whole_numbers_on_its_axis():
+    assert ">0<" in figures.credited([1], [0.2], [0.7])
+    assert not re.search(r">0?\.9\d*<|>1\.0\d+<", figures.credited([1], [0.2], [0.7]))
+
+
 def test_labels_are_escaped():
     svg = figures.entropy_histogram({"<script>": [0.1, 0.2]})
     assert "<script>" not in svg

@@ -61,16 +61,19 @@ def whole(tmp_path_factory) -> Path:
     return write_synthetic_run(tmp_path_factory.mktemp("synthetic") / "run")
 
 
-def test_whole_run(whole):
-    path = report(whole)
-    assert path == whole / "report.html"
-    html = path.read_text("utf-8")
+@pytest.fixture(scope="module")
+def html(whole) -> str:
+    return report(whole).read_text("utf-8")
+
+
+def test_whole_run(whole, html):
+    assert (whole / "report.html").read_text("utf-8") == html
     page = Page(html)
     assert page.open == []
     assert sum(tag == "svg" for tag, _ in page.tags) == 7
     for said in (
-        "synthetic countdown",
-        "forking(share=0.2",
+        "synthetic-countdown",
+        "forking(share=0.2, scope=mini)",
         "models/countdown-1m",
         "paired by problem",
         "Step 12",
@@ -83,8 +86,7 @@ def test_whole_run(whole):
     assert len(html) < 1_000_000
 
 
-def test_page_is_self_contained_and_its_ids_unique(whole):
-    html = report(whole).read_text("utf-8")
+def test_page_is_self_contained_and_its_ids_unique(html):
     page = Page(html)
     assert not re.search(r"(https?:)?//(?!www\.w3\.org/2000/svg)\w", html.split("</style>")[1])
     assert {tag for tag, _ in page.tags} & {"link", "img", "iframe", "object", "base"} == set()
@@ -93,8 +95,8 @@ def test_page_is_self_contained_and_its_ids_unique(whole):
     assert len(ids) == len(set(ids))
 
 
-def test_tables_have_headers_and_figures_have_names(whole):
-    page = Page(report(whole).read_text("utf-8"))
+def test_tables_have_headers_and_figures_have_names(html):
+    page = Page(html)
     headers = [attrs.get("scope") for tag, attrs in page.tags if tag == "th"]
     assert headers.count("row") == 5 + 12
     assert headers.count(None) == 0
@@ -102,9 +104,8 @@ def test_tables_have_headers_and_figures_have_names(whole):
     assert sum(tag == "figcaption" for tag, _ in page.tags) == 7
 
 
-def test_same_run_gives_the_same_bytes(whole, tmp_path):
-    first = report(whole, out=tmp_path / "one.html").read_bytes()
-    assert first == report(whole, out=tmp_path / "two.html").read_bytes()
+def test_same_run_gives_the_same_bytes(whole, html, tmp_path):
+    assert html == report(whole, out=tmp_path / "two.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("removed", ["recipe.json", "metrics.jsonl", "rollouts", "evals"])
@@ -208,14 +209,13 @@ def test_foreign_text_is_escaped_once_everywhere(hostile):
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", html
     )
     assert "⟨U+202E⟩abc⟨U+2066⟩" in page.text
-    assert "␀" in page.text
+    assert "⟨U+0000⟩" in page.text
 
 
-def test_only_our_script_may_run(whole):
+def test_only_our_script_may_run(html):
     import base64
     import hashlib
 
-    html = report(whole).read_text("utf-8")
     script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in html
@@ -246,7 +246,7 @@ def test_unwritable_place_and_foreign_directory_are_one_sentence(whole, tmp_path
 @pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on this machine: the page is not tried in a browser"
 )
-def test_keyboard_and_switch_in_a_browser(whole, tmp_path):
+def test_keyboard_and_switch_in_a_browser(html, tmp_path):
     driver = """<script>
     const group = document.querySelector(".tokens"), press = (key) =>
       group.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
@@ -259,7 +259,6 @@ def test_keyboard_and_switch_in_a_browser(whole, tmp_path):
     document.querySelector("input[value=credit]").click();
     document.body.dataset.after = colour(token);
     </script></body>"""
-    html = report(whole).read_text("utf-8")
     # The policy of the page forbids any script but its own; the driver of this test needs it gone.
     html = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</body>", driver)
     (tmp_path / "page.html").write_text(html, "utf-8")

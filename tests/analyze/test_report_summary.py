@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pyarrow as pa
@@ -66,6 +67,15 @@ def test_evaluations_that_do_not_explain_the_curve_are_not_paired(tmp_path):
     assert "as if the problems were independent" in details["Difference"]
 
 
+def test_no_change_on_any_problem_is_no_certainty(tmp_path):
+    path = write_synthetic_run(tmp_path / "run")
+    (path / "evals" / "step-00012.parquet").write_bytes((path / "evals" / "step-00000.parquet").read_bytes())
+    run = read_run(path)
+    run.evaluations[-1]["eval/accuracy"] = run.evaluations[0]["eval/accuracy"]
+    (detail,) = (fact.detail for fact in facts(run) if fact.label == "Difference")
+    assert "as if the problems were independent" in detail
+
+
 def test_one_evaluation_is_said(tmp_path):
     run = read_run(write_synthetic_run(tmp_path / "run"))
     del run.evaluations[1:]
@@ -93,8 +103,27 @@ def test_time_split_sums_to_one_and_names_the_rest(tmp_path):
     assert times(run) == []
 
 
-def test_header_shows_tables_as_calls(tmp_path):
-    shown = header(read_run(write_synthetic_run(tmp_path / "run")))
-    assert shown["method"] == "forking(share=0.2, scope=mini, ties=exact)"
-    assert shown["chain"][1] == "clip(low=0.2, high=0.28)"
+def test_header_shows_method_and_links_as_calls(tmp_path):
+    run = read_run(write_synthetic_run(tmp_path / "run"))
+    shown = header(run)
+    assert shown["name"] == "synthetic-countdown"
+    assert shown["method"] == "forking(share=0.2, scope=mini)"
+    assert shown["chain"] == [
+        "group_advantage(std=true)",
+        "clip(low=0.2, high=0.28)",
+        "top_entropy(share=0.2)",
+    ]
+    assert (shown["model"], shown["task"], shown["seed"]) == ("models/countdown-1m", "countdown", "17")
     assert shown["versions"]["torch"] == "2.13.0"
+    run.recipe["recipe"]["credit"] = [{"link": "clip", "low": 0.2}]
+    assert header(run)["method"] == "a chain of its own"
+
+
+@pytest.mark.parametrize(
+    "recipe", [{}, {"recipe": []}, {"recipe": {"model": 3, "credit": 4}, "chain": 5, "versions": 6}]
+)
+def test_header_of_a_foreign_recipe(tmp_path, recipe):
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    shown = header(read_run(tmp_path))
+    assert shown["name"] == tmp_path.name
+    assert shown["chain"] == []

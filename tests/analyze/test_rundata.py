@@ -65,6 +65,18 @@ def test_broken_line_in_the_middle_is_named(tmp_path, bad):
     assert any(note.startswith("Line 2 of metrics.jsonl") for note in run.notes)
 
 
+def test_evaluation_and_training_lines_of_a_step_do_not_mix(tmp_path):
+    lines = [
+        {"step": 1, "loss": 1.0, "time/step": 2},
+        {"step": 1, "time": 3.0, "eval/accuracy": 0.5, "time/eval": 1},
+    ]
+    run = read_run(write_lines(tmp_path, "".join(json.dumps(line) + "\n" for line in lines)))
+    assert (run.metrics, run.evaluations) == ([lines[0]], [lines[1]])
+    both = {"step": 1, "loss": 1.0, "eval/accuracy": 0.5}
+    run = read_run(write_lines(tmp_path, json.dumps(both)))
+    assert (run.metrics, run.evaluations) == ([both], [both])
+
+
 def test_step_written_again_after_a_resume_counts_once(tmp_path):
     lines = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 2.0}]
     run = read_run(write_lines(tmp_path, "".join(json.dumps(line) + "\n" for line in lines)))

@@ -44,6 +44,8 @@ def test_streams_differ_between_purposes_positions_and_seeds():
         for seed, position, purpose in itertools.product(range(5), range(5), range(3))
     }
     assert len(drawn) == 75
+    neighbours = [set(random_stream(0, position).integers(2**62, size=40).tolist()) for position in (0, 1)]
+    assert not neighbours[0] & neighbours[1]
 
 
 @pytest.mark.parametrize(("seed", "position"), [(-1, 0), (0, -1), (2**64, 0)])
@@ -110,6 +112,7 @@ def test_pretraining_chains_follow_the_rules(setting):
         tokens = text.split()
         assert text == " ".join(tokens)
         assert set(tokens) | set(prompt.text.split()) <= words
+        assert tokens[0] in CONNECTIVES
         [judgement] = countdown_judge([prompt], [text])
         assert judgement.verdict is (Verdict.RIGHT if tokens[-1] == "yes" else Verdict.WRONG)
         assert judgement.detail in ("reached", "gave up")
@@ -171,6 +174,7 @@ def test_right_answers(text):
         ("wait 30 - 4 = 26 , 26 + 3 = 29 yes", "does not use the given numbers once each"),
         ("wait 12 * 3 = 35 , 36 - 7 = 29 yes", "second step does not start from the first result"),
         ("wait 12 * 3 = 35 , 35 - 7 = 29 yes", "false arithmetic"),
+        ("wait 12 + 3 = 36 , 36 - 7 = 29 yes", "false arithmetic"),
         ("wait 12 * 3 = 36 , 36 - 7 = 28 yes", "false arithmetic"),
         ("wait 12 + 3 = 15 , 15 + 7 = 22 yes", "ends in 22, not 29"),
         (RIGHT + " first 12 + 3 = 15 , 15 + 7 = 22 yes", "ends in 22, not 29"),

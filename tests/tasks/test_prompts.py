@@ -47,8 +47,8 @@ def test_every_template_by_its_text():
         "none": "What is {x}?",
         "chat": "<user>What is {x}?<model>",
         "auto": "<user>What is {x}?<model>",
-        "boxed": "User:\nWhat is {x}?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"
-        "Assistant:\n",
+        "boxed": "User:\nWhat is {x}?\nPlease reason step by step, "
+        "and put your final answer within \\boxed{}.\n\nAssistant:\n",
         "Q: {question} {other}\nA:": "Q: What is {x}? {other}\nA:",
     }
     for template, expected in cases.items():
@@ -140,6 +140,8 @@ def test_stop_text_is_found_when_its_last_token_comes():
         ids = tokenizer(answer)["input_ids"]
         assert [stopped(ids[:n]) for n in range(1, len(ids) + 1)] == [False] * (len(ids) - 1) + [True]
     assert not stopped(tokenizer("# #")["input_ids"])
+    tokenizer.add_tokens(["a## The"])
+    assert stop_text(tokenizer, ["##"])(tokenizer("xa## The")["input_ids"])
     assert stop_text(tokenizer, []) is None
 
 
@@ -156,7 +158,7 @@ def test_a_wrong_path_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no tokenizer could be loaded from the folder") as error:
         load_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="hub id or folder 'nobody/nothing'") as error:
         load_tokenizer("nobody/nothing")
     assert "\n" not in str(error.value)
@@ -181,6 +183,6 @@ def test_a_real_tokenizer_reads_the_papers_prompt():
     file = DATA / "tokenizers/torchtitan_test_tokenizer.json"
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
     ids = render(prompt(), tokenizer, template="boxed")
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False).endswith(
-        "within \\boxed{}.\n\nAssistant:\n"
-    )
+    # This vocabulary has no token for a space and drops them.
+    written = BOXED.replace("{question}", prompt().text)
+    assert "".join(tokenizer.decode(ids).split()) == "".join(written.split())

@@ -265,8 +265,8 @@ def contents(folder):
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),
-    RuntimeError('Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "…" }'),
-    Exception("No space left on device (os error 28)"),
+    RuntimeError('Error while serializing: I/O error: Os { code: 28, message: "…" }'),
+    Exception("write failed (os error 28)"),
 ]
 
 

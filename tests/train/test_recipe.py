@@ -61,7 +61,14 @@ def test_every_field_is_documented():
 def test_overrides_are_toml_with_text_as_fallback(write):
     path = write(MINIMAL)
     recipe = load_recipe(
-        path, ["train.lr=1e-4", "model.lora.rank=8", "decode.stop=[\"a\", 'b']", "model.dtype=bfloat16", "name=other"]
+        path,
+        [
+            "train.lr=1e-4",
+            "model.lora.rank=8",
+            "decode.stop=[\"a\", 'b']",
+            "model.dtype=bfloat16",
+            "name=other",
+        ],
     )
     assert (recipe.train.lr, recipe.model.lora.rank, recipe.decode.stop) == (1e-4, 8, ("a", "b"))
     assert (recipe.model.dtype, recipe.name) == ("bfloat16", "other")
@@ -83,7 +90,9 @@ def test_malformed_override(text):
 
 
 def test_override_reaches_into_a_chain(write):
-    path = write(MINIMAL + '[[credit]]\nlink = "group_advantage"\n[[credit]]\nlink = "top_entropy"\nshare = 0.5\n')
+    path = write(
+        MINIMAL + '[[credit]]\nlink = "group_advantage"\n[[credit]]\nlink = "top_entropy"\nshare = 0.5\n'
+    )
     chain = credit_chain(load_recipe(path, ["credit.1.share=0.25"]))
     assert [link.name for link in chain.links] == ["group_advantage", "top_entropy"]
     assert chain.links[1].arguments["share"] == 0.25
@@ -118,7 +127,10 @@ def test_unknown_setting_names_the_nearest(write, override, nearest):
     ("override", "said"),
     [
         ("credit.method=grop", "unknown method 'grop' in [credit]: did you mean 'grpo'?"),
-        ('credit={method="forking", shar=0.1}', "method 'forking' has no argument 'shar': did you mean 'share'?"),
+        (
+            'credit={method="forking", shar=0.1}',
+            "method 'forking' has no argument 'shar': did you mean 'share'?",
+        ),
         ('credit={method="forking", share="hi"}', "method 'forking': share = 'hi': must be a valid number"),
         ('credit={method="forking", share=2}', "share"),
         ('credit={method="forking", scope="minni"}', "did you mean 'mini'?"),
@@ -145,7 +157,9 @@ def test_credit_uses_the_functions_it_is_given(write):
         seen.append(x)
         return Link(name="fake", arguments={"x": x})
 
-    assert credit_chain(load_recipe(path, links={"fake": fake}), links={"fake": fake}).links[0].arguments == {"x": 2.5}
+    assert credit_chain(load_recipe(path, links={"fake": fake}), links={"fake": fake}).links[0].arguments == {
+        "x": 2.5
+    }
     assert set(seen) == {2.5}
 
 
@@ -195,7 +209,9 @@ def test_values_are_checked_in_sentences(write, override, said):
 
 def test_group_of_one_and_a_group_link(write):
     message = mistake(write(MINIMAL), "train.group=1", "train.dynamic_sampling=false")
-    assert message == "link 'group_advantage' compares the answers to one prompt: train.group must be at least 2"
+    assert (
+        message == "link 'group_advantage' compares the answers to one prompt: train.group must be at least 2"
+    )
     recipe = load_recipe(
         write(MINIMAL), ["train.group=1", "train.dynamic_sampling=false", "credit.method=reinforce_pp"]
     )

@@ -169,10 +169,22 @@ def test_gradient_is_clipped_to_the_given_norm():
     assert norm == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_every_step_reads_its_own_batch():
+    read = []
+
+    def batches(step):
+        read.append(step)
+        return [collate([stream(step)])]
+
+    sft(make_model(), batches, steps=3, lr=0.01)
+    assert read == [0, 1, 2]
+
+
 def test_it_learns_and_logs_every_step():
     model, lines = make_model().float(), []
     sft(model, bucketed(stream, rows=35), steps=80, lr=0.02, warmup=5, log=lines.append)
     assert [line["step"] for line in lines] == list(range(1, 81))
+    assert [line["lr"] for line in lines] == [0.02 * schedule(s, steps=80, warmup=5) for s in range(80)]
     assert lines[0]["loss"] > 2.5
     assert lines[-1]["loss"] < 1.0
     assert set(lines[0]) == {
@@ -249,6 +261,18 @@ def test_read_examples_in_all_three_forms(tmp_path):
         (["a", "b", "c", "<end>"], 1),
         (["user", "a", "<end>", "line", "assistant", "b", "c", "<end>"], 5),
     ]
+
+
+def test_a_prompt_starts_as_the_tokenizer_starts_a_text_and_a_response_does_not(tmp_path):
+    from tokenizers import processors
+
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="line $A", special_tokens=[("line", tokenizer.convert_tokens_to_ids("line"))]
+    )
+    [one] = read_examples(write(tmp_path, {"prompt": "a b", "response": "c"}), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(list(one.ids)) == ["line", "a", "b", "c", "<end>"]
+    assert one.start == 3
 
 
 @pytest.mark.parametrize(

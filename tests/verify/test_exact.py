@@ -150,6 +150,7 @@ def test_exactly_equal(gold, answer, verdict):
         ("9**9**9**9", None),
         ("9^{9^9}", "exponent"),
         ("2^{2^{3}}", None),
+        ("2^{2^{100}}", "exponent"),
         ("2^{10001}", "exponent"),
         ("2^{10000}", None),
         ("2^10001", "exponent"),

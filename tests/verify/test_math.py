@@ -42,6 +42,7 @@ def judge():
         (r"12\frac{3}{5}", r"\boxed{12.6}", "right"),
         (r"\frac{1}{\sqrt{2}}", r"\boxed{\frac{\sqrt2}2}", "right"),
         (r"(1,3)", r"\boxed{\left( 1, 3 \right)}", "right"),
+        ("$x+1$.", r"\boxed{1+x}", "right"),
         ("3,1", r"\boxed{1, 3}", "right"),
         (r"\$18.90", r"\boxed{18.9}", "right"),
         (r"5 \text{ cm}", r"\boxed{5}", "right"),

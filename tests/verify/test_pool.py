@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from forkpoint.errors import InputError, TrainingError
+from forkpoint.verify import pool as pool_module
 from forkpoint.verify.pool import Outcome, VerifierPool
 
 
@@ -138,11 +139,18 @@ def test_printing_does_not_disturb_the_protocol():
 def test_a_target_that_cannot_be_imported_is_an_error_not_a_hang():
     with VerifierPool("no_such_module:f") as pool, pytest.raises(TrainingError, match="no_such_module"):
         pool.map([1])
+
+
+def test_workers_that_end_before_they_are_ready_are_not_started_for_ever(monkeypatch):
+    started = []
+    start = pool_module._start
+    monkeypatch.setattr(pool_module, "_start", lambda arguments: started.append(1) or start(arguments))
     with (
-        VerifierPool("math:sqrt", prepare="os:abort") as pool,
+        VerifierPool("math:sqrt", workers=1, prepare="os:abort") as pool,
         pytest.raises(TrainingError, match="ended 3 times"),
     ):
         pool.map([1])
+    assert len(started) == 3
 
 
 def test_only_importable_functions_and_positive_numbers():

@@ -97,7 +97,7 @@ def entropy(step: Values, mean: Values, quantiles: Mapping[str, Values], *, name
         _line(axes, steps, _arrays(quantile)[0], color, label, style)
     _line(axes, steps, values, BLUE, "mean")
     axes.set_ylabel("entropy (nats)")
-    axes.set_ylim(bottom=0)
+    _from_zero(axes, values, *quantiles.values())
     _finish(axes)
     return to_svg(
         figure, name, f"Token entropy over training. {_words('Mean entropy', steps, values, '.3f')}"
@@ -124,7 +124,7 @@ def credited(step: Values, share: Values, threshold: Values, *, name: str = "cre
     _finish(above, legend=False, last=False)
     _line(below, steps, thresholds, ORANGE, "threshold")
     below.set_ylabel("threshold (nats)")
-    below.set_ylim(bottom=0)
+    _from_zero(below, thresholds)
     _finish(below, legend=False)
     label = (
         f"{_words('Credited share', steps, shares, '.1%')} {_words('Threshold', steps, thresholds, '.3f')}"
@@ -152,7 +152,7 @@ def response_length(
     _line(above, steps, tops, MUTED, "longest", ":")
     _line(above, steps, means, BLUE, "mean")
     above.set_ylabel("tokens")
-    above.set_ylim(bottom=0)
+    _from_zero(above, means, tops)
     _finish(above, last=False)
     _line(below, steps, shares, ORANGE, "truncated")
     below.set_ylabel("cut at limit")
@@ -182,7 +182,7 @@ def useful_groups(step: Values, useful: Values, resampled: Values, *, name: str 
     _finish(above, legend=False, last=False)
     _line(below, steps, counts, PURPLE, "drawn again")
     below.set_ylabel("drawn again")
-    below.set_ylim(bottom=0)
+    _from_zero(below, counts)
     below.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     _finish(below, legend=False)
     label = f"{_words('Useful share', steps, shares, '.1%')} {_words('Drawn again', steps, counts, '.0f')}"
@@ -250,6 +250,11 @@ def _percent(axes: Axes, values: NDArray[np.float64]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
 
 
+def _from_zero(axes: Axes, *values: Values) -> None:
+    finite = np.concatenate([array[np.isfinite(array)] for array in _arrays(*values)])
+    axes.set_ylim(0.0, 1.1 * float(finite.max()) if finite.size and finite.max() > 0 else 1.0)
+
+
 def _finish(axes: Axes, *, legend: bool = True, last: bool = True, xlabel: str = "training step") -> None:
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -262,12 +267,16 @@ def _finish(axes: Axes, *, legend: bool = True, last: bool = True, xlabel: str =
         axes.set_xlabel(xlabel, color=INK, fontsize=9.5)
     if xlabel == "training step":
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        low, high = axes.get_xlim()
+        if high - low < 1:  # a single step: room for whole numbers at both sides
+            axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
     if legend and axes.get_legend_handles_labels()[1]:
         axes.figure.legend(
             *axes.get_legend_handles_labels(),
             loc="outside upper left",
             ncols=1 if xlabel != "training step" else 4,
             frameon=False,
+            handlelength=2.8,
             fontsize=9,
             labelcolor=INK,
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """The version of the run directory this module reads (`schema` in recipe.json)."""
 
+_EVALUATION_KEYS = ("eval", "step", "time")  # a line with nothing but these says nothing of training
 _STEP_FILE = re.compile(r"step-(\d+)\.parquet")
 
 
@@ -72,7 +73,7 @@ def read_run(run_dir: Path) -> RunData:
     notes: list[str] = []
     records = _read_lines(path / "metrics.jsonl", notes)
     evaluations = [r for r in records if any(key.startswith("eval/") for key in r)]
-    metrics = [r for r in records if any(not _belongs_to_evaluation(key) for key in r)]
+    metrics = [r for r in records if any(key.split("/")[0] not in _EVALUATION_KEYS for key in r)]
     return RunData(
         path=path,
         recipe=_read_recipe(path / "recipe.json", notes),
@@ -175,10 +176,6 @@ def series(records: Sequence[dict[str, Any]], name: str) -> NDArray[np.float64]:
     """
     values = np.array([number(record.get(name)) for record in records], dtype=np.float64)
     return np.where(np.isfinite(values), values, np.nan)
-
-
-def _belongs_to_evaluation(key: str) -> bool:
-    return key.startswith("eval/") or key in ("step", "time")
 
 
 def _read_recipe(path: Path, notes: list[str]) -> dict[str, Any]:

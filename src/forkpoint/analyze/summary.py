@@ -35,28 +35,41 @@ def header(run: RunData) -> dict[str, Any]:
     recipe = recipe if isinstance(recipe, dict) else {}
     versions = run.recipe.get("versions")
     chain = run.recipe.get("chain")
+    credit = recipe.get("credit")
+    method = "a chain of its own" if isinstance(credit, list) else _called(credit).removesuffix("()")
     return {
-        "name": _describe(recipe.get("name")) or run.path.name,
-        "method": _describe(recipe.get("method")) or "not recorded",
-        "chain": [_describe(link) for link in chain] if isinstance(chain, list) else [],
-        "model": _describe(recipe.get("model")) or "not recorded",
-        "task": _describe(recipe.get("task")) or "not recorded",
-        "seed": _describe(run.recipe.get("seed", recipe.get("seed"))) or "not recorded",
-        "device": _describe(run.recipe.get("device")) or "not recorded",
-        "commit": _describe(run.recipe.get("commit")) or "not recorded",
-        "versions": {str(k): _describe(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
+        "name": _called(recipe.get("name")) or run.path.name,
+        "method": method or "not recorded",
+        "chain": [_called(link) for link in chain] if isinstance(chain, list) else [],
+        "model": _named(recipe.get("model")) or "not recorded",
+        "task": _named(recipe.get("task")) or "not recorded",
+        "seed": _called(run.recipe.get("seed", recipe.get("seed"))) or "not recorded",
+        "device": _called(run.recipe.get("device")) or "not recorded",
+        "commit": _called(run.recipe.get("commit")) or "not recorded",
+        "versions": {str(k): _called(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
     }
 
 
-def _describe(value: object) -> str:
-    """Return a recipe value as a short text: `forking(share=0.2)` for a named table."""
+def _named(value: object) -> str:
+    """Return what a table of the recipe is about, such as the path of `[model]`, without its settings."""
+    if not isinstance(value, Mapping):
+        return _called(value)
+    parts = [value.get(key) for key in ("name", "path", "revision", "train")]
+    return " · ".join(part for part in parts if isinstance(part, str)) or _called(value)
+
+
+def _called(value: object) -> str:
+    """Return a recipe value as a short text: `forking(share=0.2)` for a method or a link with arguments."""
     if value is None or isinstance(value, str):
         return value or ""
-    if isinstance(value, Mapping):
-        key = next((k for k in ("name", "path", "kind", "link") if isinstance(value.get(k), str)), None)
-        rest = ", ".join(f"{k}={_describe(v)}" for k, v in value.items() if k != key)
-        return f"{value[key]}({rest})" if key and rest else str(value[key]) if key else rest
-    return json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False)
+    key = next((k for k in ("link", "method", "name") if isinstance(value.get(k), str)), None)
+    arguments = value.get("arguments", {k: v for k, v in value.items() if k != key})
+    if not isinstance(arguments, Mapping):
+        return json.dumps(value, ensure_ascii=False)
+    inside = ", ".join(f"{k}={_called(v)}" for k, v in arguments.items() if v is not None)
+    return f"{value[key]}({inside})" if key else inside
 
 
 def facts(run: RunData) -> list[Fact]:
@@ -149,8 +162,9 @@ def _difference(
             paired = paired_difference(*(read_rollouts(path, ["prompt_id", "verdict"]) for path in pair))
         except InputError:
             paired = (math.nan,) * 3
-        # Recorded answers that do not explain the recorded accuracies are of something else.
-        if abs(paired[0] - (last[0] - first[0])) < 5e-4:
+        # Answers that do not explain the recorded accuracies are of something else, and where no problem
+        # changed Student's interval would claim certainty.
+        if abs(paired[0] - (last[0] - first[0])) < 5e-4 and paired[1] < paired[2]:
             return (*paired, "paired by problem")
     return (*unpaired_difference(first, last), "as if the problems were independent")
 

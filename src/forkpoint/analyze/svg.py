@@ -39,7 +39,7 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     """
     figure.align_ylabels()
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "DejaVu Sans"}):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     root = ET.fromstring(buffer.getvalue())  # noqa: S314 (our own output, not foreign XML)
     styles = "".join(node.get(key, "") for node in root.iter() for key in ("style", "clip-path", _XLINK))

@@ -56,22 +56,19 @@ class Completion:
 def visible(text: str) -> str:
     r"""Return text with every character that could hide, reorder or end it shown instead of obeyed.
 
-    Control characters, bidirectional marks, zero-width and unassigned formatting characters become a
-    picture or their code point. Line breaks, tabs and the joiners that scripts need stay.
+    Control characters, bidirectional marks, zero-width and unassigned characters become their code
+    point. Line breaks, tabs and the joiners that scripts need stay.
 
     >>> visible("a\x00b\u202ec")
-    'a␀b⟨U+202E⟩c'
+    'a⟨U+0000⟩b⟨U+202E⟩c'
     """
     return "".join(char if char.isprintable() else _visible(char) for char in text)
 
 
 def _visible(char: str) -> str:
-    code, category = ord(char), unicodedata.category(char)
-    if char in _KEPT_FORMATS or category in ("Zs", "Co"):
+    if char in _KEPT_FORMATS or unicodedata.category(char) in ("Zs", "Co"):
         return char
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+    return f"⟨U+{ord(char):04X}⟩"
 
 
 def completions(table: Table, each: int = 5) -> list[Completion]:
@@ -157,7 +154,7 @@ def _token(
     if math.isfinite(entropy):
         classes.append(f"e{bisect.bisect_right(ENTROPY_EDGES, entropy)}")
     if math.isfinite(credit) and credit != 0 and scale > 0:
-        strength = min(3, 1 + int(3 * abs(credit) / scale * 1.0))
+        strength = min(3, 1 + int(3 * abs(credit) / scale * (1 - 1e-9)))
         classes += ["k", f"{'p' if credit > 0 else 'n'}{strength}"]
     probability = math.exp(min(logp, 0.0)) if math.isfinite(logp) else math.nan
     tip = (

@@ -228,8 +228,8 @@ def masked(link: Link, where: Callable[[Rollouts, Credit], Tensor], *, name: str
     """Return the link applied only where a condition holds; elsewhere credit passes through unchanged.
 
     Args:
-        link: the link to restrict. It must not change `ratio`, `dual_clip`, `denominator` or `constant`, which
-            hold for the batch as a whole, nor be a regulariser.
+        link: the link to restrict. It must not change `ratio`, `dual_clip`, `denominator` or `constant`,
+            which hold for the batch as a whole, nor be a regulariser.
         where: `(rollouts, credit) -> bool (B, T)` or (B, 1).
         name: what the description calls the condition.
 
@@ -292,8 +292,13 @@ def scheduled(make: Callable[..., Link], **arguments: Any) -> Link:
     def at(calls: int) -> Link:
         return make(**{name: value(calls) if callable(value) else value for name, value in arguments.items()})
 
+    def refuse_regulariser(link: Link) -> None:
+        if link.regularise is not None:
+            raise InputError(f"link {link.name!r} is a regulariser and cannot be scheduled")
+
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **kwargs: Any) -> tuple[Credit, State]:
         inner = at(state["calls"])
+        refuse_regulariser(inner)
         check_needs(inner, rollouts, kwargs.get("forward"))
         credit, _ = inner.update(credit, rollouts, state=inner.init(), **kwargs)
         return credit, {"calls": state["calls"] + 1}
@@ -301,8 +306,7 @@ def scheduled(make: Callable[..., Link], **arguments: Any) -> Link:
     first = at(0)
     if first.init():
         raise InputError(f"link {first.name!r} keeps state of its own and cannot be scheduled")
-    if first.regularise is not None:
-        raise InputError(f"link {first.name!r} is a regulariser and cannot be scheduled")
+    refuse_regulariser(first)
     shown = {name: "schedule" if callable(value) else value for name, value in arguments.items()}
     return dataclasses.replace(
         first,

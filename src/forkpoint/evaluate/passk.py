@@ -33,8 +33,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         raise ValueError(f"pass@{k} cannot be estimated from {n} answers: k must be in [1, {n}]")
     if k == 1:
         return c / n
-    if n - c < k:
-        return 1.0
+    # With fewer than k wrong answers one factor, i = k, is zero.
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 

@@ -48,7 +48,7 @@ def load_tokenizer(path: str | Path) -> Any:
     if "char_ords" in _json_object(folder / "tokenizer_config.json"):
         return char_tokenizer(folder)
     try:
-        return AutoTokenizer.from_pretrained(str(folder if folder.is_dir() else path))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder if folder.is_dir() else path))
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         what = "folder" if folder.is_dir() else "hub id or folder"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -56,6 +56,12 @@ def load_tokenizer(path: str | Path) -> Any:
             f"no tokenizer could be loaded from the {what} {str(path)!r} ({reason}); "
             "a model folder needs tokenizer.json, a hub id needs the network"
         ) from error
+    # For some families transformers returns an empty tokenizer where the files are missing.
+    if not tokenizer("a 1 .", add_special_tokens=False)["input_ids"]:
+        raise InputError(
+            f"the tokenizer of {str(path)!r} turns text into no tokens: its files (tokenizer.json) are missing or damaged"
+        )
+    return tokenizer
 
 
 def render(prompt: Prompt, tokenizer: Any, *, template: str = "auto") -> list[int]:

@@ -1,20 +1,21 @@
-"""How large a run will be, worked out from a recipe and a model configuration: an estimate, not a measurement.
+"""How large a run will be, worked out from recipe and model configuration: an estimate, not a measurement.
 
 Notation: P parameters, R trainable parameters, L layers, H hidden size, V vocabulary, N padded tokens of a
-micro-batch, b bytes of an element of the model's dtype.
+micro-batch, b bytes of an element of `model.dtype`.
 
-    weights      b P, 4 bytes an adapter parameter, and b P again for a reference model
-    optimiser    3 b R                           gradient and AdamW's two moments; adapters are float32
+    weights      4 P where they learn, with b P more for the copies that bfloat16 products read;
+                 b P + 4 R under adapters; b P for a reference model
+    optimiser    12 R                            gradient and AdamW's two moments, all float32
     kv cache     2 L · kv heads · head size · (prompt + answer tokens) · rows decoded at once · b
-    activations  N L (7 H + 4 q + 4 kv + 4 I) b  kept for the backward pass; with gradient checkpointing
-                 N (L H + one layer's share) b
+    activations  N (2 H + L S) b with S = 7 H + 4 q + 4 kv + 4 I, kept for the backward pass;
+                 N (2 H + L H + S) b with gradient checkpointing
     logits       12 V · rows decoded at once, or 12 · cells of a chunk of the training head if that is more:
                  three float32 values for every logit held
     total        weights + optimiser + max(kv cache, activations) + logits
 
 with q and kv the widths of queries and of keys, and I the width of the feed-forward layer. Left out: the
-allocator's slack, the framework itself (about 0.4 GB on a CPU, 1 GB on a GPU), and attention scores, which the
-`eager` attention does keep.
+allocator's slack, the framework itself (about 0.4 GB on a CPU, 1 GB on a GPU), and attention scores, which
+the `eager` attention does keep.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from forkpoint.errors import InputError
 from forkpoint.train.policy import LOGIT_CELLS
 from forkpoint.train.recipe import credit_chain
 from forkpoint.train.schema import LoraTable, Recipe
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -63,13 +65,12 @@ class Estimate:
         return shown
 
 
-def estimate(recipe: Recipe, model_config: Any | None = None, *, dtype_bytes: int | None = None) -> Estimate:
+def estimate(recipe: Recipe, model_config: Any | None = None) -> Estimate:
     """Return the size of one training step.
 
     Args:
         recipe: what to train.
         model_config: a transformers configuration; None leaves only what follows from the recipe.
-        dtype_bytes: bytes of a weight; None reads the recipe.
 
     Returns:
         The estimate; see the module for every formula.
@@ -82,15 +83,17 @@ def estimate(recipe: Recipe, model_config: Any | None = None, *, dtype_bytes: in
     )
     if model_config is None:
         return counts
-    b = dtype_bytes or weight_bytes_of(recipe, model_config)
+    b = product_bytes(recipe)
     parameters, linears = count_parameters(model_config)
     adapters = lora_parameters(recipe.model.lora, linears)
     trainable = parameters if recipe.model.lora is None else adapters
     shape = _Shape.of(model_config)
     slots = min(decode.slots, counts.rows_per_step)
     tokens = max(train.micro_tokens, recipe.prompt.max_tokens + decode.max_tokens)
-    weights = b * parameters * (2 if _needs_reference(recipe) else 1) + 4 * adapters
-    optimizer = 3 * trainable * (b if recipe.model.lora is None else 4)
+    copies = b * parameters if b < 4 else 0
+    weights = 4 * parameters + copies if recipe.model.lora is None else b * parameters + 4 * adapters
+    weights += b * parameters if _needs_reference(recipe) else 0
+    optimizer = 12 * trainable
     kv = 2 * shape.layers * shape.kv * (recipe.prompt.max_tokens + decode.max_tokens) * slots * b
     activations = shape.activations(tokens, checkpointing=recipe.model.gradient_checkpointing) * b
     logits = 12 * max(slots * shape.vocabulary, min(tokens * shape.vocabulary, LOGIT_CELLS))
@@ -155,11 +158,15 @@ def _first_sentence(error: Exception) -> str:
     return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
 
 
-def weight_bytes_of(recipe: Recipe, model_config: Any) -> int:
-    """Return the bytes of one weight; `auto` is what the configuration says the checkpoint holds."""
-    kinds = {"float32": 4, "bfloat16": 2, "float16": 2}
-    named = recipe.model.dtype if recipe.model.dtype != "auto" else getattr(model_config, "dtype", None)
-    return kinds.get(str(named).removeprefix("torch."), 4)
+def product_bytes(recipe: Recipe) -> int:
+    """Return the bytes of an element of products: 2 for bfloat16, which `auto` takes on cuda, else 4."""
+    model = recipe.model
+    if model.dtype != "auto":
+        return {"float32": 4, "bfloat16": 2}[model.dtype]
+    import torch
+
+    on_cuda = model.device == "cuda" or (model.device == "auto" and torch.cuda.is_available())
+    return 2 if on_cuda else 4
 
 
 def count_parameters(model_config: Any) -> tuple[int, dict[str, tuple[int, int]]]:
@@ -235,7 +242,8 @@ class _Shape:
     def activations(self, tokens: int, *, checkpointing: bool) -> int:
         """Return the elements kept for the backward pass of one micro-batch."""
         layer = 7 * self.hidden + 4 * self.q + 4 * self.kv + 4 * self.feed_forward
-        return tokens * (self.layers * self.hidden + layer if checkpointing else self.layers * layer)
+        between = self.layers * self.hidden if checkpointing else (self.layers - 1) * layer
+        return tokens * (2 * self.hidden + between + layer)
 
 
 def _needs_reference(recipe: Recipe) -> bool:

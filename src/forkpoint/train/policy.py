@@ -53,12 +53,12 @@ def forward_rows(
         entropy.append(entropy_N)
         where.append(position_N)
     index_N = torch.cat(where)
-    flat = torch.zeros(rollouts.mask_BT.numel(), device=index_N.device)
-    shape = rollouts.mask_BT.shape
-    return Forward(
-        logp_BT=flat.index_put((index_N,), torch.cat(logp)).reshape(shape),
-        entropy_BT=flat.index_put((index_N,), torch.cat(entropy)).reshape(shape),
-    )
+
+    def placed(values_N: Tensor) -> Tensor:
+        flat = values_N.new_zeros(rollouts.mask_BT.numel())
+        return flat.index_put((index_N,), values_N).reshape(rollouts.mask_BT.shape)
+
+    return Forward(logp_BT=placed(torch.cat(logp)), entropy_BT=placed(torch.cat(entropy)))
 
 
 def _answer_states(model: Any, rollouts: Rollouts, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

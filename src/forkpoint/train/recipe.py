@@ -59,7 +59,9 @@ def load_recipe(
     built = credit_chain(recipe, methods=methods, links=links)
     lonely = next((link.name for link in built.links if link.scope == "group"), None)
     if lonely and recipe.train.group < 2:
-        raise InputError(f"link {lonely!r} compares the answers to one prompt: train.group must be at least 2")
+        raise InputError(
+            f"link {lonely!r} compares the answers to one prompt: train.group must be at least 2"
+        )
     return recipe
 
 
@@ -110,7 +112,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        near = [other.name for other in path.parent.glob("*.toml") if other.name != "pyproject.toml"] if path.parent.is_dir() else []
+        near = (
+            [other.name for other in path.parent.glob("*.toml") if other.name != "pyproject.toml"]
+            if path.parent.is_dir()
+            else []
+        )
         hint = f": {did_you_mean(path.name, near)}" if near else ""
         raise InputError(f"recipe {path} does not exist{hint}") from None
     except IsADirectoryError:
@@ -135,7 +141,9 @@ def _override(table: dict[str, Any], text: str, path: Path) -> None:
         if isinstance(node, list):
             if not part.isdecimal() or int(part) >= len(node):
                 place = ".".join(parts[:depth])
-                raise InputError(f"override {text!r}: {place} is a list of {len(node)} tables, numbered from 0")
+                raise InputError(
+                    f"override {text!r}: {place} is a list of {len(node)} tables, numbered from 0"
+                )
             if last:
                 node[int(part)] = value
             else:
@@ -163,7 +171,9 @@ def _check_swap(credit: Any, method: Any, path: Path) -> None:
         )
 
 
-def _call(kind: str, name: str, arguments: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Any:
+def _call(
+    kind: str, name: str, arguments: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]
+) -> Any:
     """Call a method or link by name after checking its arguments against its signature."""
     if name not in functions:
         raise InputError(f"unknown {kind} {name!r} in [credit]: {did_you_mean(name, functions)}")
@@ -177,7 +187,9 @@ def _call(kind: str, name: str, arguments: Mapping[str, Any], functions: Mapping
         _check_type(f"{kind} {name!r}: {key}", value, types.get(key, Any))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
-            raise InputError(f"{kind} {name!r} needs the argument {key!r}: add {key} = … to its [credit] table")
+            raise InputError(
+                f"{kind} {name!r} needs the argument {key!r}: add {key} = … to its [credit] table"
+            )
     return function(**arguments)
 
 
@@ -209,7 +221,9 @@ def _localise(recipe: Recipe, path: Path) -> Recipe:
 def _bases(path: Path) -> list[Path]:
     """Return the folders a relative path may start from: here, then the recipe's repository or folder."""
     folder = path.resolve().parent
-    roots = (up for up in (folder, *folder.parents) if (up / "pyproject.toml").exists() or (up / ".git").exists())
+    roots = (
+        up for up in (folder, *folder.parents) if (up / "pyproject.toml").exists() or (up / ".git").exists()
+    )
     return list(dict.fromkeys((Path.cwd(), next(roots, folder))))
 
 

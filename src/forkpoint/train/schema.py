@@ -38,7 +38,9 @@ class LoraTable(_Table):
     @classmethod
     def _names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(value, str) and value != "all-linear":
-            raise ValueError(f"= {value!r} is neither 'all-linear' nor a list of layer names such as ['q_proj']")
+            raise ValueError(
+                f"= {value!r} is neither 'all-linear' nor a list of layer names such as ['q_proj']"
+            )
         return value
 
 
@@ -49,8 +51,8 @@ class ModelTable(_Table):
     """A directory or a hub name such as `owner/model`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of the weights; `auto` is what the checkpoint holds. bfloat16 weights round away updates of a small lr."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Of products and frozen weights; what learns stays float32. `auto`: bfloat16 on cuda, else float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     threads: Natural = 0
@@ -106,7 +108,9 @@ class TaskTable(_Table):
         if self.name == "data" and self.train is None:
             raise ValueError("task.name is 'data', so task.train must name a file or a hub data set")
         if self.name.startswith("countdown") and (self.train or self.heldout):
-            raise ValueError(f"task {self.name!r} draws its own problems: leave out train and heldout, or set name = 'data'")
+            raise ValueError(
+                f"task {self.name!r} draws its own problems: leave out train and heldout, or use 'data'"
+            )
         return self
 
 
@@ -114,7 +118,7 @@ class PromptTable(_Table):
     """`[prompt]`: how a problem becomes what the model reads."""
 
     template: str = "auto"
-    """`auto` (chat template if the tokenizer has one, else none), `none`, `chat`, `boxed`, or text with {question}."""
+    """`none`, `chat`, `boxed`, text with {question}, or `auto`: chat where the tokenizer has a template."""
     max_tokens: Count = 2048
     """Longest prompt, in tokens, after the template."""
     overlong: Literal["error", "drop"] = "error"
@@ -124,7 +128,9 @@ class PromptTable(_Table):
     @classmethod
     def _has_question(cls, value: str) -> str:
         if value not in ("auto", "none", "chat", "boxed") and "{question}" not in value:
-            raise ValueError("is neither auto, none, chat nor boxed, so it must be text that contains {question}")
+            raise ValueError(
+                "is neither auto, none, chat nor boxed, so it must be text that contains {question}"
+            )
         return value
 
 
@@ -193,12 +199,13 @@ class TrainTable(_Table):
             )
         if self.prompts % self.mini_prompts:
             raise ValueError(
-                f"train.prompts = {self.prompts} is not a multiple of train.mini_prompts = {self.mini_prompts}: "
-                "every update must learn from the same number of prompts"
+                f"train.prompts = {self.prompts} is not a multiple of train.mini_prompts = "
+                f"{self.mini_prompts}: every update must learn from the same number of prompts"
             )
         if self.dynamic_sampling and self.group == 1:
             raise ValueError(
-                "train.group = 1 leaves no group whose answers differ: raise it, or set train.dynamic_sampling = false"
+                "train.group = 1 leaves no group whose answers differ: raise it, or set "
+                "train.dynamic_sampling = false"
             )
         return self
 

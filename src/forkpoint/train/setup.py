@@ -12,7 +12,14 @@ import torch
 from forkpoint.credit.link import Chain
 from forkpoint.decode.decoder import Sampling
 from forkpoint.errors import InputError
-from forkpoint.model import add_lora, load_model, pick_device, trainable, use_threads
+from forkpoint.model import (
+    add_lora,
+    load_model,
+    pick_device,
+    recompute_activations,
+    trainable,
+    use_threads,
+)
 from forkpoint.rollouts import Prompt
 from forkpoint.tasks.arithmetic_sequence import arithmetic_sequence_task
 from forkpoint.tasks.arithmetic_sequence import judge as sequence_judge
@@ -60,7 +67,7 @@ def load_policy(recipe: Recipe) -> Policy:
     if table.lora is not None:
         model = _adapted(model, table.lora, recipe.seed)
     if table.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
         if table.lora is not None:
             model.enable_input_require_grads()
     return Policy(model=model, tokenizer=tokenizer, device=device, dtype=dtype, threads=threads)

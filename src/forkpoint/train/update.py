@@ -102,22 +102,31 @@ def learn(
             for index, mini in enumerate(minis)
         ]
         batching = batching_of(rollouts.rows, minis, micros)
-        for index, mini in enumerate(minis):
+        for index in range(len(minis)):
             if learning_rates is not None:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rates[updates]
-            rng = key(settings.seed, "credit", step, epoch, index)
             optimizer.zero_grad(set_to_none=True)
+            here = _Mini(
+                model=model,
+                chain=chain,
+                states=states,
+                rollouts=rollouts,
+                credit=credit,
+                batching=batching,
+                cuts=micros[index],
+                others=[cut for k, cuts in enumerate(micros) if k != index for cut in cuts],
+                temperature=settings.temperature,
+                rng=key(settings.seed, "credit", step, epoch, index),
+            )
             parts: list[tuple[Tensor, Credit]] = []
-            for part in _passes(
-                model, chain, states, rollouts, credit, batching, mini, micros, index, rng, settings, totals
-            ):
-                states = part.states
+            for part in _passes(here, totals):
                 loss = policy_loss(chain, part.forward, part.rollouts, part.credit, part.coefficient_BT)
-                loss.value.backward()
+                loss.value.backward()  # type: ignore[no-untyped-call]
                 totals.update(loss.sums)
                 totals["loss"] += float(loss.value.detach())
                 parts.append((part.rows, part.credit))
+                states = part.states
             totals["grad_norm"] += _apply(model, optimizer, settings.grad_clip, step)
             recorded = _record(recorded, parts)
             updates += 1
@@ -138,99 +147,116 @@ class _Pass:
     states: list[State]
 
 
-def _passes(
-    model: Any,
-    chain: Chain,
-    states: list[State],
-    rollouts: Rollouts,
-    credit: Credit,
-    batching: Batching,
-    mini: Tensor,
-    micros: list[list[Tensor]],
-    index: int,
-    rng: int,
-    settings: UpdateSettings,
-    totals: Counter[str],
-) -> Iterator[_Pass]:
-    """Yield the forward passes of one mini-batch, with the credit each of them learns by."""
-    gradient = "entropy_gradient" in chain.needs
+@dataclass(frozen=True, kw_only=True)
+class _Mini:
+    """One mini-batch and everything its passes look at."""
 
-    def forward(rows: Tensor, *, entropy_gradient: bool = gradient) -> Forward:
+    model: Any
+    chain: Chain
+    states: list[State]
+    rollouts: Rollouts
+    credit: Credit
+    """After the rollout stage, of all rows."""
+    batching: Batching
+    cuts: list[Tensor]
+    """Rows of each micro-batch of this mini-batch."""
+    others: list[Tensor]
+    """Rows of the micro-batches of the other mini-batches."""
+    temperature: float
+    rng: int
+
+    def forward(self, rows: Tensor) -> Forward:
         return forward_rows(
-            model, rollouts_at(rows), temperature=settings.temperature, entropy_gradient=entropy_gradient
+            self.model,
+            _rows_of(self.rollouts, rows),
+            temperature=self.temperature,
+            entropy_gradient="entropy_gradient" in self.chain.needs and torch.is_grad_enabled(),
         )
 
-    def rollouts_at(rows: Tensor) -> Rollouts:
-        return _rows_of(rollouts, rows)
-
-    def update_stage(rows: Tensor, seen: Forward | None) -> tuple[Credit, list[State]]:
+    def update_stage(self, rows: Tensor, forward: Forward | None) -> tuple[Credit, list[State]]:
         return run(
-            chain,
-            credit.select(rows),
-            rollouts_at(rows),
-            states,
+            self.chain,
+            self.credit.select(rows),
+            _rows_of(self.rollouts, rows),
+            self.states,
             when="update",
-            forward=seen,
-            batching=batching.select(rows),
-            rng=rng,
+            forward=forward,
+            batching=self.batching.select(rows),
+            rng=self.rng,
         )
 
-    here = micros[index]
-    span = torch.cat([cut for cuts in micros for cut in cuts]) if chain.span == "rollout" else torch.cat(here)
-    several = len(here) > 1 or chain.span == "rollout" and len(micros) > 1
-    narrow = chain.span == "micro" and (not chain.drops or credit.denominator == "micro-token")
-    if chain.reads_forward and not (several and not narrow):
-        # Statistics of one pass: run the links on it. Counts outside it are known before: nothing is dropped, or
-        # each micro-batch has its own.
-        fixed_BT = coefficients(credit, rollouts, batching)
-        for cut in here:
-            seen = forward(cut)
-            mine, after = update_stage(cut, seen)
-            if len(here) == 1:
-                coefficient_BT = coefficients(mine, rollouts_at(cut), batching.select(cut))
-            elif credit.denominator == "micro-token":
-                alone_BT = coefficients(mine, rollouts_at(cut), batching.select(cut))
-                coefficient_BT = alone_BT * (cut.numel() / mini.numel())
-            else:
-                coefficient_BT = fixed_BT[cut]
-            yield _Pass(
-                rows=cut,
-                forward=seen,
-                rollouts=rollouts_at(cut),
-                credit=mine,
-                coefficient_BT=coefficient_BT,
-                states=after,
-            )
-        return
-    seen_before = None
-    if chain.reads_forward:
-        began = time.perf_counter()
-        with torch.no_grad():
-            flat = (
-                [forward(cut, entropy_gradient=False) for cuts in micros for cut in cuts]
-                if chain.span == "rollout"
-                else [forward(cut, entropy_gradient=False) for cut in here]
-            )
-        seen_before = Forward(
-            logp_BT=torch.cat([part.logp_BT for part in flat]),
-            entropy_BT=torch.cat([part.entropy_BT for part in flat]),
-        )
-        totals["statistics_tokens"] += int(row_lengths(rollouts)[span].sum())
-        totals["statistics_seconds"] += time.perf_counter() - began
-    wide, after = update_stage(span, seen_before)
-    coefficient_BT = coefficients(wide, rollouts_at(span), batching.select(span))
-    place = torch.full((rollouts.rows,), -1, device=span.device).index_put(
-        (span,), torch.arange(span.numel(), device=span.device)
-    )
-    for cut in here:
-        at = place[cut]
+
+def _passes(mini: _Mini, totals: Counter[str]) -> Iterator[_Pass]:
+    """Yield the forward passes of one mini-batch, with the credit each of them learns by."""
+    chain = mini.chain
+    whole = len(mini.cuts) == 1 and not (chain.span == "rollout" and mini.others)
+    narrow = chain.span == "micro" and (not chain.drops or mini.credit.denominator == "micro-token")
+    if chain.reads_forward and (whole or narrow):
+        yield from _credit_on_the_pass(mini)
+    else:
+        yield from _credit_before_the_passes(mini, totals)
+
+
+def _credit_on_the_pass(mini: _Mini) -> Iterator[_Pass]:
+    """Run the links on the forward pass that learns: all their statistics fit in it.
+
+    What the denominator counts beyond the pass is known before: either the pass is the whole mini-batch, or no
+    link drops tokens, or every micro-batch counts for itself.
+    """
+    before_BT = coefficients(mini.credit, mini.rollouts, mini.batching)
+    rows_here = sum(cut.numel() for cut in mini.cuts)
+    for cut in mini.cuts:
+        forward = mini.forward(cut)
+        rollouts = _rows_of(mini.rollouts, cut)
+        credit, states = mini.update_stage(cut, forward)
+        alone_BT = coefficients(credit, rollouts, mini.batching.select(cut))
+        if len(mini.cuts) == 1:
+            coefficient_BT = alone_BT
+        elif credit.denominator == "micro-token":
+            coefficient_BT = alone_BT * (cut.numel() / rows_here)
+        else:
+            coefficient_BT = before_BT[cut]
         yield _Pass(
             rows=cut,
-            forward=forward(cut),
-            rollouts=rollouts_at(cut),
-            credit=wide.select(at),
+            forward=forward,
+            rollouts=rollouts,
+            credit=credit,
+            coefficient_BT=coefficient_BT,
+            states=states,
+        )
+
+
+def _credit_before_the_passes(mini: _Mini, totals: Counter[str]) -> Iterator[_Pass]:
+    """Run the links once over the whole span, then learn micro-batch by micro-batch.
+
+    A chain that looks at the current policy needs every row's forward first: one pass without gradient.
+    """
+    passes = [*mini.cuts, *mini.others] if mini.chain.span == "rollout" else mini.cuts
+    span = torch.cat(passes)
+    seen = None
+    if mini.chain.reads_forward:
+        began = time.perf_counter()
+        with torch.no_grad():
+            parts = [mini.forward(cut) for cut in passes]
+        seen = Forward(
+            logp_BT=torch.cat([part.logp_BT for part in parts]),
+            entropy_BT=torch.cat([part.entropy_BT for part in parts]),
+        )
+        totals["statistics_tokens"] += int(row_lengths(mini.rollouts)[span].sum())
+        totals["statistics_seconds"] += time.perf_counter() - began
+    credit, states = mini.update_stage(span, seen)
+    coefficient_BT = coefficients(credit, _rows_of(mini.rollouts, span), mini.batching.select(span))
+    first = 0
+    for cut in mini.cuts:
+        at = torch.arange(first, first + cut.numel(), device=span.device)
+        first += cut.numel()
+        yield _Pass(
+            rows=cut,
+            forward=mini.forward(cut),
+            rollouts=_rows_of(mini.rollouts, cut),
+            credit=credit.select(at),
             coefficient_BT=coefficient_BT[at],
-            states=after,
+            states=states,
         )
 
 

@@ -101,8 +101,8 @@ def math_judge(
 
     The verdict is `right`, `wrong`, or `unjudged` where the reference is missing, unreadable or over a cap,
     or the comparison missed its deadline. An answer without a box, or over a cap, is wrong. Equality is
-    that of math-verify, with boxed answers only and malformed operators left malformed. Of several boxes the last
-    counts, in an answer and in a reference.
+    that of math-verify, with boxed answers only and malformed operators left malformed. Of several boxes
+    the last counts, in an answer and in a reference.
 
     Args:
         extraction: Where the answer stands in a completion, a name in `EXTRACTIONS`. Keep `boxed` for

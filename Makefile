@@ -1,0 +1,67 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both create .venv on first use.
+# Python >= 3.11 and make are all that has to be there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A CPU machine must not pull gigabytes of CUDA packages: without an NVIDIA GPU this exact build comes first.
+TORCH := torch==2.13.0
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU || echo 0)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-slow lint format types bench env clean help
+
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/python: 
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: forkpoint needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/torch: $(VENV)/python
+	@if [ "$(HAS_GPU)" = "0" ]; then echo "installing $(TORCH) (no NVIDIA GPU found)"; $(PIP) install $(TORCH); fi
+	@touch $@
+
+$(VENV)/base: $(VENV)/torch pyproject.toml
+	@echo "installing forkpoint"
+	@$(PIP) install -e .
+	@touch $@
+
+$(VENV)/test: $(VENV)/base pyproject.toml
+	@echo "installing the test dependencies"
+	@$(PIP) install -e '.[test]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/test pyproject.toml
+	@echo "installing lint and types"
+	@$(PIP) install -e '.[test,dev]'
+	@touch $@
+
+demo: $(VENV)/base  ## Train the shipped model on Countdown with forking tokens; writes runs/demo/report.html.
+	$(BIN)/forkpoint train recipes/demo.toml --fresh
+
+test: $(VENV)/test  ## Run the test suite.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/test  ## Run the minutes-long ladders.
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/dev  ## Check style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev  ## Apply style.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/dev  ## Check types.
+	$(BIN)/mypy
+
+bench: $(VENV)/test  ## Run the benchmarks this machine can run; prints tables, asserts nothing.
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/engine_vs_trl.py
+
+clean:  ## Remove the environment and caches. Runs are kept.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

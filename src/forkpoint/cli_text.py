@@ -1,0 +1,89 @@
+"""What the commands print: results as lines for people and as JSON-ready values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forkpoint.evaluate.grade import GradeReport
+
+
+def accuracy_text(metrics: Mapping[str, float]) -> str:
+    """Return one evaluation in words, from its `eval/…` metrics.
+
+    >>> accuracy_text({"eval/accuracy": 0.25, "eval/accuracy_low": 0.2, "eval/accuracy_high": 0.3,
+    ...                "eval/problems": 256, "eval/samples": 4})
+    'accuracy 25.0 % (95 % interval 20.0 to 30.0; 256 problems x 4 answers)'
+    """
+    value, low, high = (100 * metrics[f"eval/accuracy{end}"] for end in ("", "_low", "_high"))
+    return (
+        f"accuracy {value:.1f} % (95 % interval {low:.1f} to {high:.1f}; "
+        f"{metrics['eval/problems']:.0f} problems x {metrics['eval/samples']:g} answers)"
+    )
+
+
+def grade_summary(graded: GradeReport) -> dict[str, Any]:
+    """Return what `forkpoint eval --completions` prints, JSON-ready; disagreements without their texts."""
+    estimate = graded.accuracy
+    return {
+        "problems": len(graded.lines),
+        "completions": sum(graded.counts.values()),
+        "verdicts": {str(verdict): count for verdict, count in graded.counts.items()},
+        "accuracy": estimate.value,
+        "accuracy_low": estimate.low,
+        "accuracy_high": estimate.high,
+        "pass_at_k": {str(k): value for k, value in graded.pass_at_k.items()},
+        "compared": graded.compared,
+        "agreed": graded.agreed,
+        "disagreements": [
+            {
+                "line": one.line,
+                "sample": one.sample,
+                "gold": one.gold,
+                "found": one.detail,
+                "verdict": str(one.verdict),
+                "recorded": one.recorded,
+            }
+            for one in graded.disagreements
+        ],
+    }
+
+
+def grade_text(found: Mapping[str, Any], *, shown: int = 10) -> str:
+    """Return a summary from `grade_summary` as lines, with the first disagreements."""
+    percent = "{:.2f} %".format
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in found["verdicts"].items())
+    low, high = percent(100 * found["accuracy_low"]), percent(100 * found["accuracy_high"])
+    lines = [
+        f"problems     {found['problems']}",
+        f"completions  {found['completions']} ({verdicts})",
+        f"accuracy     {percent(100 * found['accuracy'])} (95 % interval {low} to {high})",
+        *(f"pass@{k:<7} {percent(100 * value)}" for k, value in found["pass_at_k"].items()),
+    ]
+    if found["compared"]:
+        lines.append(f"agreement    {found['agreed']} of {found['compared']} recorded verdicts")
+    for one in found["disagreements"][:shown]:
+        said = "right" if one["recorded"] else "wrong"
+        lines.append(
+            f"  line {one['line']}, sample {one['sample']}: {one['verdict']}, recorded {said}; "
+            f"reference {one['gold']!r}, found {one['found']!r}"
+        )
+    return "\n".join(lines)
+
+
+def methods_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the methods as text: name, paper, stages, what it is, equation."""
+    blocks = []
+    for row in rows:
+        paper = f"arXiv {row['paper']}" if row.get("paper") else "no paper"
+        equation = "\n".join(f"    {line}" for line in str(row.get("equation") or "").splitlines())
+        arguments = ", ".join(f"{name}={value!r}" for name, value in row["arguments"].items())
+        parts = (
+            f"{row['name']}  ({paper}; {row['stage']})",
+            f"  {row['summary']}",
+            equation,
+            f"  arguments: {arguments or 'none'}",
+        )
+        blocks.append("\n".join(part for part in parts if part.strip()))
+    return "\n\n".join(blocks)

@@ -1,0 +1,48 @@
+"""One token from logits: hand-computed cases."""
+
+import math
+
+import pytest
+import torch
+
+from forkpoint.decode.sample import sample_token, truncated
+
+LOGP = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
+
+
+def uniform(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("u", "token"), [(0.0, 0), (0.499, 0), (0.501, 1), (0.749, 1), (0.751, 2), (0.874, 2), (0.876, 3), (0.9999, 3)])
+def test_inverse_of_the_cumulative_distribution(u, token):
+    assert int(sample_token(LOGP.float(), uniform(u))[0]) == token
+
+
+def test_logp_and_entropy_are_of_the_full_distribution():
+    # H = 0.5 ln 2 + 0.25 ln 4 + 2 * 0.125 ln 8 = 1.75 ln 2
+    _, logp, entropy = sample_token(LOGP.float(), uniform(0.7), top_k=2)
+    assert float(logp) == pytest.approx(math.log(0.25), abs=1e-6)
+    assert float(entropy) == pytest.approx(1.75 * math.log(2), abs=1e-6)
+
+
+def test_temperature_divides_the_logits():
+    # At temperature 0.5 probabilities are squared: 16 : 4 : 1 : 1 of 22.
+    _, logp, _ = sample_token(LOGP.float(), uniform(0.0), temperature=0.5)
+    assert float(logp) == pytest.approx(math.log(16 / 22), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "top_k", "kept"),
+    [(1.0, 0, [0, 1, 2, 3]), (1.0, 1, [0]), (0.5, 0, [0]), (0.51, 0, [0, 1]), (0.8, 0, [0, 1, 2]), (0.6, 3, [0, 1])],
+)
+def test_top_k_and_top_p(top_p, top_k, kept):
+    # (0.6, 3): the three left weigh 4/7, 2/7, 1/7; the first has 0.571 < 0.6, so two are needed.
+    out = truncated(LOGP, top_p=top_p, top_k=top_k)[0]
+    assert [i for i in range(4) if out[i] > -math.inf] == kept
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
+    drawn = {int(sample_token(logits, uniform(u))[0]) for u in (0.0, 0.25, 0.5, 0.75, 1 - 2**-53)}
+    assert drawn == {1, 3}
