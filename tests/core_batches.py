@@ -48,7 +48,9 @@ def rollouts_of(
         group_B=torch.tensor(groups, dtype=torch.int64),
         sample_B=torch.tensor([groups[:i].count(g) for i, g in enumerate(groups)], dtype=torch.int64),
         logp_BT=padded(logp, T=T, dtype=dtype),
-        entropy_BT=padded(entropy if entropy is not None else [[1.0] * len(r) for r in logp], T=T, dtype=dtype),
+        entropy_BT=padded(
+            entropy if entropy is not None else [[1.0] * len(r) for r in logp], T=T, dtype=dtype
+        ),
         finish=("stop",) * B,
         text=("",) * B,
         reward_B=None if reward is None else torch.tensor(reward, dtype=dtype),

@@ -34,7 +34,9 @@ def same(got, expected):
 
 def ratios(rows, **credit):
     """Return (logp with gradient, rollouts, credit) whose ratios π/π_old are the given numbers."""
-    rollouts = rollouts_of([[-1.0 - 0.1 * t for t in range(len(row))] for row in rows], groups=[0] * len(rows))
+    rollouts = rollouts_of(
+        [[-1.0 - 0.1 * t for t in range(len(row))] for row in rows], groups=[0] * len(rows)
+    )
     logp_BT = (rollouts.logp_BT + padded([[math.log(r) for r in row] for row in rows])).requires_grad_()
     blank = blank_credit(rollouts)
     return logp_BT, rollouts, dataclasses.replace(blank, **credit)
@@ -195,7 +197,9 @@ def test_weight_scales_the_surrogate_but_not_the_penalty_and_keep_silences_both(
         advantage_BT=full(credit, 1.0),
         weight_BT=torch.tensor([[1.0, 0.25, 1.0]], dtype=torch.float64),
         keep_BT=torch.tensor([[True, True, False]]),
-        penalties=(Penalty(coefficient_BT=full(credit, 3.0), target_logp_BT=logp_BT.detach() + 1, form="k2"),),
+        penalties=(
+            Penalty(coefficient_BT=full(credit, 3.0), target_logp_BT=logp_BT.detach() + 1, form="k2"),
+        ),
     )
     got = token_losses(logp_BT, rollouts, credit)
     same(got.detach(), [[0.5, 1.25, 0.0]])
@@ -281,7 +285,9 @@ def test_measured_sums():
         low_BT=full(credit, 0.8),
         high_BT=full(credit, 1.2),
     )
-    got = policy_loss(EMPTY, Forward(logp_BT=logp_BT, entropy_BT=logp_BT), rollouts, credit, full(credit, 1.0)).sums
+    got = policy_loss(
+        EMPTY, Forward(logp_BT=logp_BT, entropy_BT=logp_BT), rollouts, credit, full(credit, 1.0)
+    ).sums
     k3 = sum(r - 1 - math.log(r) for r in (1.5, 0.9, 1.5, 0.5, 2.0))
     assert got == {
         "counted": 3.0, "learned": 3.0, "clipped_low": 1.0, "clipped_high": 1.0, "tokens": 5.0,

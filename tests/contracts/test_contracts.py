@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from torch.nn.functional import pad
 
 from forkpoint import methods
-from forkpoint.credit import Chain, chain, credit_of, entropy_bonus, init, kl, masked, run, scheduled, snapshot
+from forkpoint.credit import (
+    Chain,
+    chain,
+    credit_of,
+    entropy_bonus,
+    init,
+    kl,
+    masked,
+    run,
+    scheduled,
+    snapshot,
+)
 from forkpoint.errors import InputError
 from forkpoint.methods import METHODS, forking
 from forkpoint.rollouts import Forward, blank_credit
@@ -84,7 +95,8 @@ ROWS = {
     "forking half": row("forking", share=0.5),
     "forking bonus": row("forking", lambda: chain(forking(), entropy_bonus(coefficient=0.2))),
     "forking all bonus": row(
-        "forking", lambda: chain(forking(denominator="all"), entropy_bonus(coefficient=0.2), kl(coefficient=0.3))
+        "forking",
+        lambda: chain(forking(denominator="all"), entropy_bonus(coefficient=0.2), kl(coefficient=0.3)),
     ),
     "forking gspo": row(
         "forking", lambda: chain(methods.gspo(clip_low=0.3, clip_high=0.3), *forking(share=0.4).links[-1:])
@@ -153,7 +165,9 @@ def test_recorded_bfloat16_learns_as_the_same_numbers_in_float64(name):
     assert torch.equal(got.credit.keep_BT, expected.credit.keep_BT)
     error = (got.logp_gradient_BT - expected.logp_gradient_BT).abs().max()
     # A KL inside the return is a difference of recorded numbers, which bfloat16 rounds.
-    assert float(error) <= (0.02 if name == "reinforce_pp kl" else 1e-4) * expected.logp_gradient_BT.abs().max()
+    assert (
+        float(error) <= (0.02 if name == "reinforce_pp kl" else 1e-4) * expected.logp_gradient_BT.abs().max()
+    )
 
 
 @EVERY
@@ -195,11 +209,11 @@ def filled(rollouts, forward, value):
 
 
 @EVERY
-@pytest.mark.parametrize("garbage", [NAN, INF, -INF, 1e30, -7.5])
-def test_padding_is_irrelevant_whatever_it_holds(name, garbage):
+def test_padding_is_irrelevant_whatever_it_holds(name):
     rollouts, forward = random_rollouts(4)
     clean = learn(ROWS[name].make(), rollouts, forward)
-    same_learning(learn(ROWS[name].make(), *filled(rollouts, forward, garbage)), clean, exactly=True)
+    for garbage in (NAN, INF, -INF, 1e30, -7.5):
+        same_learning(learn(ROWS[name].make(), *filled(rollouts, forward, garbage)), clean, exactly=True)
 
 
 @EVERY
@@ -210,7 +224,10 @@ def test_more_padding_on_the_right_changes_nothing(name, k):
     plain = learn(ROWS[name].make(), rollouts, forward)
     wider = dataclasses.replace(
         rollouts,
-        **{f: pad(getattr(rollouts, f), (0, k)) for f in ("ids_BT", "mask_BT", "logp_BT", "entropy_BT", "ref_logp_BT")},
+        **{
+            f: pad(getattr(rollouts, f), (0, k))
+            for f in ("ids_BT", "mask_BT", "logp_BT", "entropy_BT", "ref_logp_BT")
+        },
     )
     got = learn(
         ROWS[name].make(),
@@ -239,9 +256,13 @@ DEGENERATE = {
 
 
 @EVERY
-@pytest.mark.parametrize("batch", DEGENERATE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_degenerate_batches_stay_finite(name, batch, dtype):
+def test_degenerate_batches_stay_finite(name, dtype):
+    for batch in DEGENERATE:
+        degenerate_batch_stays_finite(name, batch, dtype)
+
+
+def degenerate_batch_stays_finite(name, batch, dtype):
     given = DEGENERATE[batch]
     rollouts = rollouts_of(**given, ref=[[x - 0.1 for x in r] for r in given["logp"]], dtype=dtype)
     got = learn(ROWS[name].make(), rollouts, forward_of(rollouts, 0.05))
@@ -252,17 +273,14 @@ def test_degenerate_batches_stay_finite(name, batch, dtype):
         assert got.value == 0
         assert not got.credit.keep_BT.any()
         assert (got.logp_gradient_BT == 0).all()
-    if batch == "equal rewards":
-        kl_charges_the_return = name == "reinforce_pp kl"
-        assert kl_charges_the_return or got.credit.advantage_BT.abs().max() < 2e-2
+    if batch == "equal rewards" and "batch_advantage" not in [link.name for link in ROWS[name].make().links]:
+        assert (got.credit.advantage_BT == 0).all()
 
 
-@EVERY
+# A KL inside the return differs between tokens of equal reward.
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "reinforce_pp kl"])
 def test_equal_rewards_teach_exactly_nothing(name):
-    chain_ = ROWS[name].make()
-    plain = Chain(links=tuple(x for x in chain_.links if x.name not in ("kl", "entropy_bonus")))
-    if "ref_logp" in plain.needs:
-        pytest.skip("a KL inside the return differs between tokens of equal reward")
+    plain = Chain(links=tuple(x for x in ROWS[name].make().links if x.name not in ("kl", "entropy_bonus")))
     rollouts, forward = random_rollouts(6)
     level = dataclasses.replace(rollouts, reward_B=torch.full_like(rollouts.reward_B, 2.0))
     got = learn(plain, level, forward)
@@ -480,7 +498,9 @@ def test_a_missing_need_is_named(name):
         lacking = {"reward": {"reward_B": None}, "ref_logp": {"ref_logp_BT": None}}.get(need, {})
         with pytest.raises(InputError, match=f"needs '{need}'"):
             credit_of(
-                whole, dataclasses.replace(rollouts, **lacking), forward=None if need == "forward" else forward
+                whole,
+                dataclasses.replace(rollouts, **lacking),
+                forward=None if need == "forward" else forward,
             )
     assert "reward" in whole.needs
 
@@ -553,7 +573,9 @@ def test_the_number_of_learning_tokens_is_exact(name, levels):
 def test_bottom_is_the_complement_of_top(scope, ties, levels):
     rollouts, forward = random_rollouts(17, levels=levels, lengths=[5] * 8)
     top = learn(forking(share=0.2, scope=scope, ties=ties), rollouts, forward).credit.keep_BT
-    bottom = learn(forking(share=0.8, scope=scope, ties=ties, keep="bottom"), rollouts, forward).credit.keep_BT
+    bottom = learn(
+        forking(share=0.8, scope=scope, ties=ties, keep="bottom"), rollouts, forward
+    ).credit.keep_BT
     assert torch.equal(top ^ bottom, rollouts.mask_BT)
 
 
@@ -564,7 +586,10 @@ def test_the_bonus_acts_on_the_tokens_that_learn(name):
     learns_BT = got.credit.keep_BT & (got.credit.weight_BT != 0)
     assert torch.equal(got.entropy_gradient_BT != 0, learns_BT)
     n = learns_BT.sum() if "all" not in name else rollouts.mask_BT.sum()
-    close(got.entropy_gradient_BT[learns_BT], torch.full((int(learns_BT.sum()),), -0.2 / float(n), dtype=torch.float64))
+    close(
+        got.entropy_gradient_BT[learns_BT],
+        torch.full((int(learns_BT.sum()),), -0.2 / float(n), dtype=torch.float64),
+    )
 
 
 def test_random_draws_anew_in_every_update_and_does_not_see_entropy():

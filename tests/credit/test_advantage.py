@@ -111,7 +111,8 @@ def test_links_give_every_token_of_an_answer_its_advantage(link, expected):
 
 
 @pytest.mark.parametrize(
-    "link", [group_advantage(), leave_one_out_advantage(), batch_advantage(), batch_advantage(baseline="group")]
+    "link",
+    [group_advantage(), leave_one_out_advantage(), batch_advantage(), batch_advantage(baseline="group")],
 )
 def test_links_take_unjudged_answers_out_of_the_denominator(link):
     credit = credit_of(chain(link), hand(judged=[True, False, True]))
@@ -121,7 +122,9 @@ def test_links_take_unjudged_answers_out_of_the_denominator(link):
 
 def test_batch_advantage_discounts_nothing_and_charges_the_kl_from_here_on():
     """R = 1, kl 2, k1 = 0.1, 0.3: returns 1 - 0.8 and 1 - 0.6; other answer R = 0, k1 = -0.2: 0.4. Mean 1/3."""
-    rollouts = rollouts_of([[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]])
+    rollouts = rollouts_of(
+        [[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]]
+    )
     credit = credit_of(chain(batch_advantage(kl=2.0, eps=0.0)), rollouts)
     centred = vector(0.2, 0.4, 0.4) - 1 / 3
     expected = centred / math.sqrt(float((centred**2).sum()) / 2)
@@ -129,7 +132,9 @@ def test_batch_advantage_discounts_nothing_and_charges_the_kl_from_here_on():
 
 
 def test_batch_advantage_ignores_the_reference_on_padding():
-    rollouts = rollouts_of([[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]])
+    rollouts = rollouts_of(
+        [[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]]
+    )
     dirty = dataclasses.replace(
         rollouts, ref_logp_BT=torch.where(rollouts.mask_BT, rollouts.ref_logp_BT, NAN)
     )

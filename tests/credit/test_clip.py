@@ -24,9 +24,15 @@ def changed(credit):
     blank = blank_credit(ROLLOUTS)
 
     def same(x, y):
-        return torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x is y or x == y
+        return (
+            torch.equal(x, y)
+            if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
+            else x is y or x == y
+        )
 
-    return {f.name for f in dataclasses.fields(blank) if not same(getattr(credit, f.name), getattr(blank, f.name))}
+    return {
+        f.name for f in dataclasses.fields(blank) if not same(getattr(credit, f.name), getattr(blank, f.name))
+    }
 
 
 def test_clip_sets_both_bounds_and_nothing_else():

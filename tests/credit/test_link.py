@@ -105,7 +105,11 @@ def test_links_see_the_forward_without_gradient():
 @pytest.mark.parametrize(
     ("link", "missing", "message"),
     [
-        (group_advantage(), {"reward_B": None}, "link 'group_advantage' needs 'reward' .* verify the rollouts first"),
+        (
+            group_advantage(),
+            {"reward_B": None},
+            "link 'group_advantage' needs 'reward' .* verify the rollouts first",
+        ),
         (kl(coefficient=1.0), {"ref_logp_BT": None}, r"link 'kl' needs 'ref_logp' .* set \[reference\]"),
         (top_entropy(), {}, "link 'top_entropy' needs 'forward' .* pass the current policy's"),
     ],
@@ -196,7 +200,9 @@ def equal(one, two):
 def test_masked_everywhere_is_the_link_and_nowhere_changes_nothing(name):
     link = MASKABLE[name]
     rollouts, forward = random_rollouts(1)
-    before = credit_of(chain(group_advantage(std=False), clip(low=0.1, high=0.1), kl(coefficient=0.2)), rollouts)
+    before = credit_of(
+        chain(group_advantage(std=False), clip(low=0.1, high=0.1), kl(coefficient=0.2)), rollouts
+    )
 
     def after(link):
         return run(chain(link), before, rollouts, init(chain(link)), when=link.when, forward=forward)[0]
@@ -228,7 +234,9 @@ def test_masked_applies_where_the_condition_holds():
     pull = credit_of(chain(kl(coefficient=0.5), masked(kl(coefficient=0.25), FIRST)), ROLLOUTS)
     assert [p.coefficient_BT[:, 0].tolist() for p in pull.penalties] == [[0.5, 0.5], [0.25, 0.0]]
     some = credit_of(
-        chain(masked(top_entropy(share=0.1, source="behaviour"), FIRST)), ROLLOUTS, forward=forward_of(ROLLOUTS)
+        chain(masked(top_entropy(share=0.1, source="behaviour"), FIRST)),
+        ROLLOUTS,
+        forward=forward_of(ROLLOUTS),
     )
     assert some.keep_BT.sum(1).tolist()[1] == 1, "the second answer passes through"
 
@@ -247,12 +255,20 @@ def test_bounds_left_open_by_a_mask_do_not_bind():
 
 @pytest.mark.parametrize(
     "link",
-    [stop_ratio(), sequence_ratio(), dual_clip(), aggregate(denominator="sequence"), aggregate(denominator="constant")],
+    [
+        stop_ratio(),
+        sequence_ratio(),
+        dual_clip(),
+        aggregate(denominator="sequence"),
+        aggregate(denominator="constant"),
+    ],
 )
 def test_a_property_of_the_whole_batch_cannot_be_masked(link):
     with pytest.raises(InputError, match="sets a property of the whole batch and cannot be masked"):
         credit_of(chain(masked(link, FIRST)), ROLLOUTS)
-    again = chain(aggregate(denominator="constant", constant=2.0), masked(aggregate(denominator="constant"), FIRST))
+    again = chain(
+        aggregate(denominator="constant", constant=2.0), masked(aggregate(denominator="constant"), FIRST)
+    )
     with pytest.raises(InputError, match="cannot be masked"):
         credit_of(again, ROLLOUTS)
 
@@ -278,13 +294,26 @@ def test_scheduled_follows_its_schedule_and_remembers_where_it_was():
 
 @pytest.mark.parametrize(
     ("make", "arguments"),
-    [(clip, {"low": 0.1}), (kl, {"coefficient": 0.3}), (top_entropy, {"share": 0.4}), (group_advantage, {"eps": 0.1})],
+    [
+        (clip, {"low": 0.1}),
+        (kl, {"coefficient": 0.3}),
+        (top_entropy, {"share": 0.4}),
+        (group_advantage, {"eps": 0.1}),
+    ],
 )
 def test_scheduled_by_constants_is_the_link(make, arguments):
     rollouts, forward = random_rollouts(2)
     plain = make(**arguments)
-    for link in (scheduled(make, **arguments), scheduled(make, **{k: lambda n, v=v: v for k, v in arguments.items()})):
-        assert (link.when, link.scope, link.needs, link.drops) == (plain.when, plain.scope, plain.needs, plain.drops)
+    for link in (
+        scheduled(make, **arguments),
+        scheduled(make, **{k: lambda n, v=v: v for k, v in arguments.items()}),
+    ):
+        assert (link.when, link.scope, link.needs, link.drops) == (
+            plain.when,
+            plain.scope,
+            plain.needs,
+            plain.drops,
+        )
         equal(
             credit_of(chain(group_advantage(), link), rollouts, forward=forward),
             credit_of(chain(group_advantage(), plain), rollouts, forward=forward),

@@ -99,7 +99,9 @@ def test_share_one_keeps_everything(keep):
     assert torch.equal(top_share(entropy_BT, rollouts.mask_BT, 1.0, ONE, ORDER, keep=keep), rollouts.mask_BT)
 
 
-@pytest.mark.parametrize("select", [above_quantile, lambda v, m, s, g, **k: top_share(v, m, s, g, ORDER, **k)])
+@pytest.mark.parametrize(
+    "select", [above_quantile, lambda v, m, s, g, **k: top_share(v, m, s, g, ORDER, **k)]
+)
 def test_nothing_to_choose_from(select):
     nothing = torch.zeros(3, 5, dtype=torch.bool)
     for keep in ("top", "bottom"):
@@ -147,7 +149,10 @@ def select(rollouts, forward=None, *, rng=0, batching=None, **arguments):
 def test_source_decides_whose_entropy():
     rollouts, entropy_BT = hand()
     now = Forward(logp_BT=rollouts.logp_BT, entropy_BT=torch.where(rollouts.mask_BT, 1 - entropy_BT, 0.0))
-    current, behaviour = select(rollouts, now, share=0.2), select(rollouts, now, share=0.2, source="behaviour")
+    current, behaviour = (
+        select(rollouts, now, share=0.2),
+        select(rollouts, now, share=0.2, source="behaviour"),
+    )
     assert chosen(current.keep_BT, entropy_BT) == [0.1, 0.0]
     assert chosen(behaviour.keep_BT, entropy_BT) == [0.9, 0.8]
 
@@ -158,7 +163,8 @@ def test_scope_decides_over_which_tokens():
 
     def of(scope):
         return chosen(
-            select(rollouts, scope=scope, source="behaviour", share=0.2, batching=batching).keep_BT, entropy_BT
+            select(rollouts, scope=scope, source="behaviour", share=0.2, batching=batching).keep_BT,
+            entropy_BT,
         )
 
     assert of("rollout") == [0.9, 0.8]  # 2 of 10
@@ -286,7 +292,8 @@ def test_bad_share(share):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"source": "old"}, {"ties": "all"}, {"denominator": "none"}, {"keep": "best"}, {"scope": "all"}]
+    "arguments",
+    [{"source": "old"}, {"ties": "all"}, {"denominator": "none"}, {"keep": "best"}, {"scope": "all"}],
 )
 def test_unknown_choices_are_named(arguments):
     with pytest.raises(InputError, match="unknown"):

@@ -229,7 +229,9 @@ def test_reinforce_pp_with_group_baseline_has_the_kl_in_the_loss():
     bare = learn(methods.reinforce_pp(baseline="group"), rollouts, forward)
     assert got.value - bare.value == pytest.approx(0.5 * 0.1**2 / 2, abs=1e-12)
     difference = (got.logp_gradient_BT - bare.logp_gradient_BT)[rollouts.mask_BT]
-    torch.testing.assert_close(difference, torch.full((8,), -0.5 * 0.1 / 8, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        difference, torch.full((8,), -0.5 * 0.1 / 8, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 def test_dual_clip_bounds_the_loss_of_a_bad_answer():
@@ -309,7 +311,9 @@ def test_a_package_may_not_take_a_name_that_is_taken(monkeypatch):
 
 
 def test_a_package_adds_a_method(monkeypatch):
-    entry = type("Entry", (), {"name": "mine", "value": "other:mine", "load": staticmethod(lambda: methods.dapo)})()
+    entry = type(
+        "Entry", (), {"name": "mine", "value": "other:mine", "load": staticmethod(lambda: methods.dapo)}
+    )()
     monkeypatch.setattr(methods, "entry_points", lambda group: [entry])
     assert method_chain("mine", clip_high=0.3).links[1].arguments["high"] == 0.3
 

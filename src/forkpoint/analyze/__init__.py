@@ -1,1 +1,1 @@
-
+"""Reading runs back: figures, token views, reports."""

@@ -1,1 +1,1 @@
-
+"""The decoder: sampling answers, and recording what the policy knew as it wrote them."""

@@ -1,1 +1,1 @@
-
+"""Entropy and log-prob of tokens."""
