@@ -120,8 +120,8 @@ def learn(
 ) -> Learned:
     """Return loss and gradient of every row, cut into updates and passes as a trainer would.
 
-    The rollout stage runs once on all rows; then for every mini-batch the update stage and the coefficients on
-    the rows its links ask for (`Chain.span`), and one backward pass for every micro-batch.
+    The rollout stage runs once on all rows; then for every mini-batch the update stage and the coefficients
+    on the rows its links ask for (`Chain.span`), and one backward pass for every micro-batch.
 
     Args:
         chain: the method.
@@ -138,7 +138,8 @@ def learn(
     credit, states = run(chain, blank_credit(rollouts), rollouts, init(chain), when="rollout", rng=rng)
     recorded, total = credit, 0.0
     for micros in minis:
-        span = torch.arange(rollouts.rows) if chain.span == "rollout" else _rows(sum(map(list, micros), []))
+        mini = [row for micro in micros for row in micro]
+        span = torch.arange(rollouts.rows) if chain.span == "rollout" else _rows(mini)
         wide, states = run(
             chain, credit.select(span), rows_of(rollouts, span), states, when="update",
             forward=forward.select(span), batching=batching.select(span), rng=rng,

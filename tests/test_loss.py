@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from core_batches import forward_of, padded, rollouts_of
 
+from core_batches import forward_of, padded, rollouts_of
 from forkpoint.credit import chain, entropy_bonus
 from forkpoint.errors import InputError
 from forkpoint.loss import (
@@ -275,7 +275,7 @@ def test_policy_loss_adds_coefficients_times_losses_and_regularisers():
 
 
 def test_measured_sums():
-    """Answer 0: r 1.5 A + (clipped high), 0.9 A +, 1.5 A + silenced. Answer 1: r 0.5 A - (clipped low), 2 A - dropped."""
+    """Answer 0, A > 0: r 1.5 (clipped), 0.9, 1.5 silenced. Answer 1, A < 0: r 0.5 (clipped), 2 dropped."""
     logp_BT, rollouts, credit = ratios([[1.5, 0.9, 1.5], [0.5, 2.0]])
     credit = dataclasses.replace(
         credit,
@@ -296,7 +296,7 @@ def test_measured_sums():
 
 
 def test_unclipped_on_policy_gradient_is_reinforce():
-    """r = 1, open bounds, coefficient c: the gradient of the loss by log π is -c A, for every kind of ratio."""
+    """r = 1, open bounds, coefficient c: the gradient by log π is -c A, for every kind of ratio."""
     rollouts = rollouts_of([[-1.0, -2.0], [-0.5]], groups=[0, 0])
     advantage_BT = padded([[0.7, 0.7], [-1.3]])
     coefficient_BT = padded([[0.1, 0.1], [0.3]])

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from core_batches import random_rollouts
 
+from core_batches import random_rollouts
 from forkpoint.rollouts import Credit, Forward, Penalty, Verdict, blank_credit
 
 

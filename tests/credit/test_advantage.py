@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from core_batches import rollouts_of
 
+from core_batches import rollouts_of
 from forkpoint.credit import batch_advantage, chain, credit_of, group_advantage, leave_one_out_advantage
 from forkpoint.credit.advantage import batch_whitened, group_normalised, leave_one_out
 
@@ -29,7 +29,7 @@ JUDGED = torch.ones(6, dtype=torch.bool)
 
 
 def test_group_normalised():
-    """Group 5: 1, 0, 5 with mean 2, squares 1 + 4 + 9 = 14, σ = sqrt(7). Group 2: 4, 1, 1: mean 2, σ = sqrt(3)."""
+    """Group 5: 1, 0, 5, mean 2, squares 1 + 4 + 9 = 14, σ = sqrt(7). Group 2: 4, 1, 1, mean 2, σ = sqrt 3."""
     s, u = math.sqrt(7) + 0.5, math.sqrt(3) + 0.5
     same(
         group_normalised(REWARD, GROUP, JUDGED, eps=0.5),
@@ -39,7 +39,7 @@ def test_group_normalised():
 
 
 def test_what_was_not_judged_takes_no_part():
-    """Without answer 5 group 5 is 1, 0: mean 1/2, σ = sqrt(1/2). The reward of the unjudged answer is not read."""
+    """Without answer 5 group 5 is 1, 0: mean 1/2, σ = sqrt(1/2). Rewards of unjudged answers are not read."""
     judged = torch.tensor([True, True, True, False, True, False])
     reward = vector(1, 0, 4, NAN, 1, float("inf"))
     s, u = math.sqrt(0.5), math.sqrt(4.5)
@@ -121,7 +121,7 @@ def test_links_take_unjudged_answers_out_of_the_denominator(link):
 
 
 def test_batch_advantage_discounts_nothing_and_charges_the_kl_from_here_on():
-    """R = 1, kl 2, k1 = 0.1, 0.3: returns 1 - 0.8 and 1 - 0.6; other answer R = 0, k1 = -0.2: 0.4. Mean 1/3."""
+    """R = 1, kl 2, k1 = 0.1, 0.3: returns 1 - 0.8 and 1 - 0.6; R = 0, k1 = -0.2: return 0.4. Mean 1/3."""
     rollouts = rollouts_of(
         [[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]]
     )

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from core_batches import rollouts_of
 
+from core_batches import rollouts_of
 from forkpoint.credit import aggregate, chain, clip, credit_of, dual_clip, sequence_ratio, stop_ratio
 from forkpoint.errors import InputError
 from forkpoint.rollouts import blank_credit

@@ -7,8 +7,8 @@ import json
 
 import pytest
 import torch
-from core_batches import forward_of, learn, padded, random_rollouts, rollouts_of
 
+from core_batches import forward_of, learn, padded, random_rollouts, rollouts_of
 from forkpoint import methods
 from forkpoint.credit import (
     LINKS,
@@ -162,8 +162,6 @@ def test_links_are_named_as_a_recipe_names_them():
     for name, make in LINKS.items():
         assert make(**samples.get(name, {})).name == name
 
-
-# Wrappers ---------------------------------------------------------------------------------------------------------
 
 FIRST = lambda rollouts, credit: torch.arange(rollouts.rows)[:, None] == 0  # noqa: E731
 NOWHERE = lambda rollouts, credit: torch.zeros_like(credit.keep_BT)  # noqa: E731

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core_batches import rollouts_of
 
+from core_batches import rollouts_of
 from forkpoint.credit import chain, credit_of, kl
 from forkpoint.errors import InputError
 from forkpoint.rollouts import blank_credit

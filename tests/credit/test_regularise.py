@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from core_batches import rollouts_of
 
+from core_batches import rollouts_of
 from forkpoint.credit import chain, entropy_bonus
 from forkpoint.errors import InputError
 from forkpoint.rollouts import Forward, blank_credit

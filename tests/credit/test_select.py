@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from core_batches import padded, random_rollouts, rollouts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core_batches import padded, random_rollouts, rollouts_of
 from forkpoint.credit import chain, credit_of, init, run, top_entropy
 from forkpoint.credit.select import above_quantile, top_share
 from forkpoint.errors import InputError
@@ -77,7 +77,7 @@ def test_bottom_by_hand():
 
 
 def test_above_quantile_by_hand():
-    """q 0.8 of 10 values: rank 7.2, 0.7 + 0.2 * 0.1 = 0.72. q 0.5: rank 4.5, both neighbours 0.4: all three stay."""
+    """q 0.8 of 10: rank 7.2, 0.7 + 0.2 * 0.1 = 0.72. q 0.5: rank 4.5, both neighbours 0.4: all three stay."""
     rollouts, entropy_BT = hand()
     assert chosen(above_quantile(entropy_BT, rollouts.mask_BT, 0.2, ONE), entropy_BT) == [0.9, 0.8]
     got = above_quantile(entropy_BT, rollouts.mask_BT, 0.5, ONE)

@@ -11,10 +11,10 @@ import math
 
 import pytest
 import torch
-from core_batches import learn, padded, random_rollouts, rollouts_of
 
+from core_batches import learn, random_rollouts, rollouts_of
 from forkpoint import methods
-from forkpoint.credit import chain, credit_of, entropy_bonus, group_advantage, top_entropy
+from forkpoint.credit import chain, credit_of, entropy_bonus, group_advantage
 from forkpoint.credit.advantage import group_normalised
 from forkpoint.credit.select import above_quantile
 from forkpoint.errors import InputError
@@ -23,8 +23,8 @@ from forkpoint.rollouts import Forward
 
 trl = pytest.importorskip("trl", reason="the parity oracle is not installed: pip install 'forkpoint[test]'")
 
-# TRL sets options that transformers 5 is about to rename, and torch warns of a CPU without pinned memory: neither
-# concerns the loss.
+# TRL sets options that transformers 5 is about to rename, and torch warns of a CPU without pinned memory:
+# neither concerns the loss.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -174,7 +174,7 @@ PASSES = {"1 pass": WHOLE, "2 passes": HALVES, "4 passes": FOURTHS}
 
 @pytest.mark.parametrize(
     ("name", "passes"),
-    # TRL takes the mean entropy of the bonus over each pass, ours over the mini-batch: one pass is comparable.
+    # TRL takes the bonus's mean entropy over each pass, ours over the mini-batch: one pass is comparable.
     [(name, passes) for name in CASES for passes in PASSES if name != "entropy bonus" or passes == "1 pass"],
 )
 def test_loss_and_gradient_are_trl_s(oracle, name, passes):
@@ -215,7 +215,8 @@ def test_every_token_s_loss_is_trl_s(oracle, name):
         one_BT[i, t] = 1
         inputs = {
             "prompt_ids": rollouts.prompt_BS, "prompt_mask": torch.ones_like(rollouts.prompt_BS),
-            "completion_ids": rollouts.ids_BT, "completion_mask": rollouts.mask_BT.long(), "tool_mask": one_BT,
+            "completion_ids": rollouts.ids_BT, "completion_mask": rollouts.mask_BT.long(),
+            "tool_mask": one_BT,
             "advantages": advantages_of(method, rollouts), "old_per_token_logps": rollouts.logp_BT,
             "ref_per_token_logps": rollouts.ref_logp_BT, "num_items_in_batch": torch.tensor(1),
         }  # fmt: skip
@@ -297,7 +298,7 @@ def test_where_we_differ_on_purpose_the_result_depends_on_their_passes_and_not_o
 
 
 def test_where_we_differ_on_purpose_the_bonus_of_selected_tokens(oracle):
-    """TRL divides the bonus by the selected tokens; under `denominator="all"` ours divides by all, as the loss."""
+    """TRL divides the bonus by the selected tokens; with `denominator="all"` ours divides by all."""
     rollouts, forward = batch(7)
     trainer = oracle(loss_type="dapo", top_entropy_quantile=0.2, entropy_coef=0.3, **PPO)
     method = chain(with_their_eps(methods.forking(preset="trl")), entropy_bonus(coefficient=0.3))

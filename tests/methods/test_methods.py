@@ -8,8 +8,9 @@ Two problems, two answers each, of 2, 1, 3 and 2 tokens. Rewards 1, 0 | 0, 2. Ra
     answer 3   r 1.3  1.15       H 0.1  0.7
 
 Group-normalised advantages: group 0 has mean 1/2 and unbiased deviation sqrt(1/2), group 1 mean 1 and
-deviation sqrt(2), so A = (+a, -a | -b, +b). Of a clipped token only the value counts: with A > 0 a ratio above
-the bound, with A < 0 one below it. `LOSS` is coefficient * token loss, `GRADIENT` its derivative by log π.
+deviation sqrt(2), so A = (+a, -a | -b, +b). Of a clipped token only the value counts: with A > 0 a ratio
+above the bound, with A < 0 one below it. `loss` is coefficient * token loss, `gradient` its derivative by
+log π.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from core_batches import Micros, forward_of, learn, padded, rollouts_of
 
+from core_batches import Micros, forward_of, learn, padded, rollouts_of
 from forkpoint import methods
 from forkpoint.credit import Chain
 from forkpoint.errors import InputError
@@ -100,7 +101,7 @@ CASES = {
         times([1 / 4, 1 / 4, 2 / 4, 2 / 4], PPO),
         times([1 / 4, 1 / 4, 2 / 4, 2 / 4], SLOPE),
     ),
-    # Token returns 1 1 | 0 | 0 0 0 | 2 2: mean 6/8, squares about it 2/16 + 4 * 9/16 + 2 * 25/16 = 5.5, over 7.
+    # Token returns 1 1 | 0 | 0 0 0 | 2 2: mean 6/8, squares 2/16 + 4 * 9/16 + 2 * 25/16 = 5.5, over 7.
     "reinforce_pp": case(
         METHODS["reinforce_pp"],
         [0.25 / w, -0.75 / w, -0.75 / w, 1.25 / w],
@@ -138,7 +139,10 @@ CASES = {
     "entropy_bonus": case(
         lambda: methods.entropy_bonus(coefficient=0.4),
         GROUP,
-        [[x - 0.4 / 8 * h for x, h in zip(*r, strict=True)] for r in zip(times(BY_TOKEN, HIGHER), ENTROPY, strict=True)],
+        [
+            [x - 0.4 / 8 * h for x, h in zip(*rows, strict=True)]
+            for rows in zip(times(BY_TOKEN, HIGHER), ENTROPY, strict=True)
+        ],
         times(BY_TOKEN, SLOPE),
         entropy_gradient=-0.4 / 8,
     ),
@@ -220,7 +224,7 @@ def test_reinforce_pp_puts_the_kl_of_the_recorded_policy_into_the_return():
 
 
 def test_reinforce_pp_with_group_baseline_has_the_kl_in_the_loss():
-    """Group mean removed first: 0.5 0.5 | -0.5 | -1 -1 -1 | 1 1, mean -0.5/8; k2 of Δ = 0.1 has slope -0.1."""
+    """Group mean removed first: 0.5 0.5 | -0.5 | -1 -1 -1 | 1 1, mean -1/16; k2 of Δ = 0.1: slope -0.1."""
     rollouts, forward = batch()
     got = learn(methods.reinforce_pp(baseline="group", kl_coefficient=0.5), rollouts, forward)
     centred = torch.tensor([0.5, 0.5, -0.5, -1, -1, -1, 1, 1], dtype=torch.float64)
@@ -257,7 +261,8 @@ def test_dual_clip_bounds_the_loss_of_a_bad_answer():
 def test_presets_are_the_three_public_versions(preset, scope, ties, denominator, aggregation, dual):
     by_name = {link.name: link.arguments for link in forking(preset=preset).links}
     assert by_name["top_entropy"] == {
-        "share": 0.2, "source": "current", "scope": scope, "ties": ties, "denominator": denominator, "keep": "top",
+        "share": 0.2, "source": "current", "scope": scope, "ties": ties, "denominator": denominator,
+        "keep": "top",
     }  # fmt: skip
     assert by_name["aggregate"]["denominator"] == aggregation
     assert by_name.get("dual_clip", {}).get("c") == dual

@@ -36,7 +36,9 @@ def sample_token(
     if temperature == 0:
         logp_R, id_R = logp_RV.max(-1)
         return id_R, logp_R, entropy_R
-    p_RV = truncated(logp_RV, top_p=top_p, top_k=top_k).double().exp()
+    # float32 sums over a large vocabulary would lose the tail; mps has nothing wider.
+    wide = torch.float32 if logits_RV.device.type == "mps" else torch.float64
+    p_RV = truncated(logp_RV, top_p=top_p, top_k=top_k).to(wide).exp()
     cumulative_RV = p_RV.cumsum(-1)
     target_R1 = uniform_R[:, None].to(cumulative_RV) * cumulative_RV[:, -1:]
     id_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True).clamp(max=logits_RV.shape[-1] - 1)
