@@ -33,9 +33,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     | x | 1 |
     """
     rule = ":--|" + "--:|" * (len(header) - 1)
-    return "\n".join(
-        [f"| {' | '.join(header)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in rows)]
-    )
+    return "\n".join([f"| {' | '.join(header)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def surroundings(*, threads: int) -> dict[str, Any]:

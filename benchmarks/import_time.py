@@ -78,8 +78,7 @@ def main() -> None:
     seconds, failed = measured(arguments.rounds)
     yardstick = seconds[next(iter(STATEMENTS))]
     ratios = {
-        name: [value / base for value, base in zip(values, yardstick, strict=True)]
-        for name, values in seconds.items()
+        name: [value / base for value, base in zip(values, yardstick, strict=True)] for name, values in seconds.items()
     }
     where = benchtables.surroundings(threads=1)
     rows = [

@@ -275,22 +275,24 @@ def test_policy_loss_adds_coefficients_times_losses_and_regularisers():
 
 
 def test_measured_sums():
-    """Answer 0, A > 0: r 1.5 (clipped), 0.9, 1.5 silenced. Answer 1, A < 0: r 0.5 (clipped), 2 dropped."""
-    logp_BT, rollouts, credit = ratios([[1.5, 0.9, 1.5], [0.5, 2.0]])
+    """Answer 0, A > 0: r 1.5 (clipped), 0.5 (pushed the other way: not clipped), 1.5 silenced.
+
+    Answer 1, A < 0: r 0.5 (clipped), 2 dropped. Answer 2, A < 0: r 1.5 (not clipped).
+    """
+    logp_BT, rollouts, credit = ratios([[1.5, 0.5, 1.5], [0.5, 2.0], [1.5]])
     credit = dataclasses.replace(
         credit,
-        advantage_BT=padded([[1.0, 1.0, 1.0], [-1.0, -1.0]]),
-        weight_BT=padded([[1.0, 1.0, 0.0], [1.0, 1.0]]),
-        keep_BT=padded([[1, 1, 1], [1, 0]]) > 0,
+        advantage_BT=padded([[1.0, 1.0, 1.0], [-1.0, -1.0], [-1.0]]),
+        weight_BT=padded([[1.0, 1.0, 0.0], [1.0, 1.0], [1.0]]),
+        keep_BT=padded([[1, 1, 1], [1, 0], [1]]) > 0,
         low_BT=full(credit, 0.8),
         high_BT=full(credit, 1.2),
     )
-    got = policy_loss(
-        EMPTY, Forward(logp_BT=logp_BT, entropy_BT=logp_BT), rollouts, credit, full(credit, 1.0)
-    ).sums
-    k3 = sum(r - 1 - math.log(r) for r in (1.5, 0.9, 1.5, 0.5, 2.0))
+    forward = Forward(logp_BT=logp_BT, entropy_BT=logp_BT)
+    got = policy_loss(EMPTY, forward, rollouts, credit, full(credit, 1.0)).sums
+    k3 = sum(r - 1 - math.log(r) for r in (1.5, 0.5, 1.5, 0.5, 2.0, 1.5))
     assert got == {
-        "counted": 3.0, "learned": 3.0, "clipped_low": 1.0, "clipped_high": 1.0, "tokens": 5.0,
+        "counted": 4.0, "learned": 4.0, "clipped_low": 1.0, "clipped_high": 1.0, "tokens": 6.0,
         "kl": pytest.approx(k3, abs=1e-12),
     }  # fmt: skip
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from forkpoint.tasks.task import Task as Task
     from forkpoint.train.recipe import load_recipe as load_recipe
 
-__all__ = [*_PLACES, "__version__"]  # noqa: PLE0604 - names of the table above
+__all__ = [*_PLACES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

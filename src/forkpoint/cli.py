@@ -28,9 +28,7 @@ app = typer.Typer(
 )
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; see recipes/.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change: train.lr=1e-4")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change: train.lr=1e-4")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -68,9 +66,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 def train(
     recipe: RecipePath,
     overrides: Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print recipe, chain and size; write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, chain and size; write nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of that name aside.")] = False,
     runs: Annotated[Path, typer.Option("--runs", help="Folder of run directories.")] = Path("runs"),
@@ -104,9 +100,7 @@ def train(
 @app.command()
 @guarded
 def sft(
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="JSONL: text, prompt + response, or messages.")
-    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="JSONL: text, prompt + response, or messages.")],
     model: Annotated[str, typer.Option("--model", help="Directory or hub name to start from.")],
     steps: Annotated[int, typer.Option("--steps", help="Updates to make.")],
     name: Annotated[str, typer.Option("--name", help="Names the run directory.")] = "sft",
@@ -115,9 +109,7 @@ def sft(
     warmup: Annotated[int, typer.Option("--warmup", help="Updates over which the rate rises.")] = 0,
     weight_decay: Annotated[float, typer.Option("--weight-decay", help="Decoupled, on matrices.")] = 0.0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Padded tokens in one pass.")] = 16384,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", help="Longest example, in tokens.")
-    ] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Longest example, in tokens.")] = None,
     every: Annotated[int, typer.Option("--every", help="Updates between checkpoints.")] = 100,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of the order of the examples.")] = 0,
@@ -145,23 +137,13 @@ def evaluate(
         Path | None, typer.Argument(metavar="[RECIPE]", help="Whose model, task and eval settings to use.")
     ] = None,
     overrides: Overrides = None,
-    completions: Annotated[
-        Path | None, typer.Option("--completions", help="Grade this JSONL file instead.")
-    ] = None,
+    completions: Annotated[Path | None, typer.Option("--completions", help="Grade this JSONL file instead.")] = None,
     answer: Annotated[str | None, typer.Option("--answer", help="Field with the reference answer.")] = None,
-    completion: Annotated[
-        str | None, typer.Option("--completion", help="Field with the completion(s).")
-    ] = None,
-    recorded: Annotated[
-        str | None, typer.Option("--recorded", help="Field with recorded verdicts to compare.")
-    ] = None,
+    completion: Annotated[str | None, typer.Option("--completion", help="Field with the completion(s).")] = None,
+    recorded: Annotated[str | None, typer.Option("--recorded", help="Field with recorded verdicts to compare.")] = None,
     question: Annotated[str | None, typer.Option("--question", help="Field with the problem.")] = None,
-    extraction: Annotated[
-        str, typer.Option("--extraction", help="Where a completion has its answer.")
-    ] = "boxed",
-    gold_extraction: Annotated[
-        str, typer.Option("--gold-extraction", help="Where a reference has it.")
-    ] = "auto",
+    extraction: Annotated[str, typer.Option("--extraction", help="Where a completion has its answer.")] = "boxed",
+    gold_extraction: Annotated[str, typer.Option("--gold-extraction", help="Where a reference has it.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out problems, or grade recorded completions.
@@ -197,9 +179,7 @@ def evaluate(
 @guarded
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write; RUN/report.html by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/report.html by default.")] = None,
 ) -> None:
     """Write the report of a run as one HTML file and print its path."""
     from forkpoint.analyze.report import report as write_report
@@ -228,7 +208,7 @@ def env(as_json: AsJson = False) -> None:
 
 
 def _evaluate_recipe(recipe: Path, overrides: Sequence[str], *, as_json: bool) -> None:
-    from forkpoint.evaluate.runner import evaluate_model
+    from forkpoint.train.measure import evaluate_model
     from forkpoint.train.recipe import load_recipe
 
     metrics = evaluate_model(load_recipe(recipe, overrides)).metrics()

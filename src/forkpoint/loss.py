@@ -22,9 +22,7 @@ LOG_RATIO_LIMIT = 20.0
 
 def log_ratio(logp_BT: Tensor, rollouts: Rollouts) -> Tensor:
     """Return log π(y) - log π_old(y), 0 on padding whatever the padding holds."""
-    difference_BT = torch.where(rollouts.mask_BT, logp_BT, 0.0) - torch.where(
-        rollouts.mask_BT, rollouts.logp_BT, 0.0
-    )
+    difference_BT = torch.where(rollouts.mask_BT, logp_BT, 0.0) - torch.where(rollouts.mask_BT, rollouts.logp_BT, 0.0)
     return difference_BT.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
@@ -46,7 +44,7 @@ def importance_ratio(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Ten
 def surrogate(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
     """Return the clipped policy loss of every token, before weights, penalties and aggregation.
 
-        token, sequence:  -min(r A, clamp(r, low, high) A),  and at least c A is kept where A < 0 with dual clip
+        token, sequence:  -min(r A, clamp(r, low, high) A); with dual clip the min is at least c A where A < 0
         stop:             -sg(clamp(r, low, high)) A log π
 
     With open bounds and r = 1 the gradient is REINFORCE's, -A ∇log π.
@@ -142,9 +140,7 @@ def coefficients(credit: Credit, rollouts: Rollouts, batching: Batching) -> Tens
         scale_B = in_micro_B / in_mini_B / segment_sum(tokens_B, micro_B)[micro_B].clamp(min=1)
     else:
         valid = ("token", "sequence", "constant", "micro-token")
-        raise InputError(
-            f"unknown denominator {credit.denominator!r}: {did_you_mean(credit.denominator, valid)}"
-        )
+        raise InputError(f"unknown denominator {credit.denominator!r}: {did_you_mean(credit.denominator, valid)}")
     return keep * scale_B[:, None]
 
 
@@ -158,9 +154,7 @@ class Loss:
     """Sums over tokens: `counted`, `learned`, `clipped_low`, `clipped_high`, `tokens`, `kl`."""
 
 
-def policy_loss(
-    chain: Chain, forward: Forward, rollouts: Rollouts, credit: Credit, coefficient_BT: Tensor
-) -> Loss:
+def policy_loss(chain: Chain, forward: Forward, rollouts: Rollouts, credit: Credit, coefficient_BT: Tensor) -> Loss:
     """Return the loss of some rows of a mini-batch: Σ coefficient * token loss + regularisers.
 
     Args:

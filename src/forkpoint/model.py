@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from forkpoint.environment import cores
 from forkpoint.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,21 +26,13 @@ def pick_device(name: str) -> torch.device:
     kind = name.split(":")[0]
     if not available.get(kind, False):
         there = ", ".join(k for k, is_there in available.items() if is_there)
-        raise InputError(
-            f"device {name!r} is not available here: use one of {there}, or model.device = 'auto'"
-        )
+        raise InputError(f"device {name!r} is not available here: use one of {there}, or model.device = 'auto'")
     return torch.device(name)
 
 
 def use_threads(count: int) -> int:
     """Set PyTorch's threads; 0 means every core this process may use. Returns the number in force."""
-    torch.set_num_threads(
-        count
-        if count > 0
-        else len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    torch.set_num_threads(count if count > 0 else cores())
     return torch.get_num_threads()
 
 
@@ -85,9 +77,7 @@ def load_model(
             use_safetensors=True,
         )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"cannot load a causal language model from {str(path)!r}: {_first_line(error)}"
-        ) from error
+        raise InputError(f"cannot load a causal language model from {str(path)!r}: {_first_line(error)}") from error
     model = model.to(device).eval()
     check_head(model)
     return model
@@ -99,9 +89,7 @@ def _check_path(path: str | Path) -> None:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
-            raise InputError(
-                f"{name!r} holds no config.json, so it is not a model directory: check model.path"
-            )
+            raise InputError(f"{name!r} holds no config.json, so it is not a model directory: check model.path")
     elif Path(name).exists() or looks_local:
         raise InputError(
             f"no model directory at {name!r}: check model.path, or give a hub name such as 'Qwen/Qwen3-0.6B'"
@@ -154,9 +142,7 @@ def check_head(model: Any) -> None:
         )
 
 
-def add_lora(
-    model: Any, *, rank: int, alpha: float, dropout: float, targets: str | list[str], seed: int
-) -> Any:
+def add_lora(model: Any, *, rank: int, alpha: float, dropout: float, targets: str | list[str], seed: int) -> Any:
     """Return the model wrapped with trainable low-rank adapters; everything else is frozen.
 
     Source: arXiv 2106.09685.

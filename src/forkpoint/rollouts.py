@@ -100,21 +100,28 @@ class Rollouts:
         """B, the number of answers."""
         return int(self.ids_BT.shape[0])
 
-    def select(self, rows: Tensor) -> Rollouts:
-        """Return the given rows (int64 indices), with T and S cut to the longest row kept."""
+    def select(self, rows: Tensor, *, trim: bool = True) -> Rollouts:
+        """Return the given rows (int64 indices).
+
+        Args:
+            rows: which rows, in which order.
+            trim: cut T and S to the longest row kept; without it widths stay, so that (B, T) values of
+                different cuts fit together.
+        """
         rows = rows.to(self.ids_BT.device)
-        lengths = self.mask_BT[rows].sum(1)
-        T = int(lengths.max()) if rows.numel() else 0
-        S = int(self.prompt_length_B[rows].max()) if rows.numel() else 0
+        longest = trim and rows.numel() > 0
+        T = int(self.mask_BT[rows].sum(1).max()) if longest else self.ids_BT.shape[1]
+        S = int(self.prompt_length_B[rows].max()) if longest else self.prompt_BS.shape[1]
         index = rows.tolist()
 
         def cut(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows, :T] if value.ndim == 2 else value[rows]
 
+        changes: dict[str, Any] = {name: cut(getattr(self, name)) for name in _PER_ROW}
         return dataclasses.replace(
             self,
+            **changes,
             prompt_BS=self.prompt_BS[rows, :S],
-            **{name: cut(getattr(self, name)) for name in _PER_ROW},
             reward_parts={name: part[rows] for name, part in self.reward_parts.items()},
             finish=tuple(self.finish[i] for i in index),
             text=tuple(self.text[i] for i in index),

@@ -130,9 +130,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
-def top_count(
-    value_BT: Tensor, mask_BT: Tensor, count_S: Tensor, segment_B: Tensor, order_BT: Tensor
-) -> Tensor:
+def top_count(value_BT: Tensor, mask_BT: Tensor, count_S: Tensor, segment_B: Tensor, order_BT: Tensor) -> Tensor:
     """Return the mask of the `count_S[s]` largest values of every segment, ties broken by `order_BT`.
 
     Args:

@@ -67,9 +67,7 @@ def test_recorded_bfloat16_learns_as_the_same_numbers_in_float64(name):
     assert torch.equal(got.credit.keep_BT, expected.credit.keep_BT)
     error = (got.logp_gradient_BT - expected.logp_gradient_BT).abs().max()
     # A KL inside the return is a difference of recorded numbers, which bfloat16 rounds.
-    assert (
-        float(error) <= (0.02 if name == "reinforce_pp kl" else 1e-4) * expected.logp_gradient_BT.abs().max()
-    )
+    assert float(error) <= (0.02 if name == "reinforce_pp kl" else 1e-4) * expected.logp_gradient_BT.abs().max()
 
 
 @EVERY
@@ -126,10 +124,7 @@ def test_more_padding_on_the_right_changes_nothing(name, k):
     plain = learn(ROWS[name].make(), rollouts, forward)
     wider = dataclasses.replace(
         rollouts,
-        **{
-            f: pad(getattr(rollouts, f), (0, k))
-            for f in ("ids_BT", "mask_BT", "logp_BT", "entropy_BT", "ref_logp_BT")
-        },
+        **{f: pad(getattr(rollouts, f), (0, k)) for f in ("ids_BT", "mask_BT", "logp_BT", "entropy_BT", "ref_logp_BT")},
     )
     got = learn(
         ROWS[name].make(),
@@ -193,9 +188,7 @@ def test_an_answer_that_was_not_judged_is_as_if_never_sampled(name):
     rollouts, forward = random_rollouts(7)
     unjudged = torch.tensor([False, True, False, False, False, False, True, False])
     reward_B = torch.where(unjudged, NAN, rollouts.reward_B)
-    got = learn(
-        ROWS[name].make(), dataclasses.replace(rollouts, reward_B=reward_B, judged_B=~unjudged), forward
-    )
+    got = learn(ROWS[name].make(), dataclasses.replace(rollouts, reward_B=reward_B, judged_B=~unjudged), forward)
     rest = (~unjudged).nonzero().squeeze(1)
     expected = learn(ROWS[name].make(), rows_of(rollouts, rest), forward.select(rest))
     assert got.value == pytest.approx(expected.value, abs=1e-12)

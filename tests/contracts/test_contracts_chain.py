@@ -27,7 +27,7 @@ NAN, INF = float("nan"), float("inf")
 
 @EVERY
 def test_a_chain_is_its_links_one_after_another(name):
-    whole = ROWS[name].make()
+    whole = chain(clip(low=0.9, high=0.9), ROWS[name].make(), clip(low=0.5, high=0.6))  # the last one wins
     rollouts, forward = random_rollouts(13)
     stepwise = blank_credit(rollouts)
     for when in ("rollout", "update"):
@@ -37,8 +37,9 @@ def test_a_chain_is_its_links_one_after_another(name):
                     stepwise, rollouts, forward=forward, batching=one_batch(8), state=link.init(), rng=index
                 )
     expected = credit_of(whole, rollouts, forward=forward)
-    for field in ("advantage_BT", "weight_BT", "keep_BT"):
+    for field in ("advantage_BT", "weight_BT", "keep_BT", "low_BT", "high_BT"):
         assert torch.equal(getattr(stepwise, field), getattr(expected, field))
+    assert (expected.low_BT == 0.5).all()
     assert (stepwise.ratio, stepwise.denominator, stepwise.constant, stepwise.dual_clip) == (
         expected.ratio, expected.denominator, expected.constant, expected.dual_clip,
     )  # fmt: skip
@@ -134,11 +135,9 @@ def test_the_number_of_learning_tokens_is_exact(name, levels):
 @pytest.mark.parametrize("ties", ["count", "threshold"])
 @pytest.mark.parametrize("levels", [None, 3])
 def test_bottom_is_the_complement_of_top(scope, ties, levels):
-    rollouts, forward = random_rollouts(17, levels=levels, lengths=[5] * 8)
+    rollouts, forward = random_rollouts(17, levels=levels, lengths=[7] * 8)
     top = learn(forking(share=0.2, scope=scope, ties=ties), rollouts, forward).credit.keep_BT
-    bottom = learn(
-        forking(share=0.8, scope=scope, ties=ties, keep="bottom"), rollouts, forward
-    ).credit.keep_BT
+    bottom = learn(forking(share=0.8, scope=scope, ties=ties, keep="bottom"), rollouts, forward).credit.keep_BT
     assert torch.equal(top ^ bottom, rollouts.mask_BT)
 
 

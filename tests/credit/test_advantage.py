@@ -122,9 +122,7 @@ def test_links_take_unjudged_answers_out_of_the_denominator(link):
 
 def test_batch_advantage_discounts_nothing_and_charges_the_kl_from_here_on():
     """R = 1, kl 2, k1 = 0.1, 0.3: returns 1 - 0.8 and 1 - 0.6; R = 0, k1 = -0.2: return 0.4. Mean 1/3."""
-    rollouts = rollouts_of(
-        [[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]]
-    )
+    rollouts = rollouts_of([[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]])
     credit = credit_of(chain(batch_advantage(kl=2.0, eps=0.0)), rollouts)
     centred = vector(0.2, 0.4, 0.4) - 1 / 3
     expected = centred / math.sqrt(float((centred**2).sum()) / 2)
@@ -132,11 +130,16 @@ def test_batch_advantage_discounts_nothing_and_charges_the_kl_from_here_on():
 
 
 def test_batch_advantage_ignores_the_reference_on_padding():
-    rollouts = rollouts_of(
-        [[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]]
-    )
-    dirty = dataclasses.replace(
-        rollouts, ref_logp_BT=torch.where(rollouts.mask_BT, rollouts.ref_logp_BT, NAN)
-    )
+    rollouts = rollouts_of([[-1.0, -1.0], [-1.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.1, -1.3], [-0.8]])
+    dirty = dataclasses.replace(rollouts, ref_logp_BT=torch.where(rollouts.mask_BT, rollouts.ref_logp_BT, NAN))
     link = chain(batch_advantage(kl=2.0))
     assert torch.equal(credit_of(link, dirty).advantage_BT, credit_of(link, rollouts).advantage_BT)
+
+
+@pytest.mark.parametrize("link", [group_advantage(), leave_one_out_advantage(), batch_advantage(baseline="group")])
+def test_rewards_recorded_in_bfloat16_are_counted_in_full(link):
+    """300 answers to one problem are more than bfloat16 can count."""
+    rollouts = rollouts_of([[-1.0]] * 300, groups=[0] * 300, reward=[1.0, 0.0, 0.25] * 100)
+    narrow = dataclasses.replace(rollouts, reward_B=rollouts.reward_B.bfloat16())
+    got, expected = (credit_of(chain(link), r).advantage_BT for r in (narrow, rollouts))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)

@@ -24,15 +24,9 @@ def changed(credit):
     blank = blank_credit(ROLLOUTS)
 
     def same(x, y):
-        return (
-            torch.equal(x, y)
-            if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
-            else x is y or x == y
-        )
+        return torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x is y or x == y
 
-    return {
-        f.name for f in dataclasses.fields(blank) if not same(getattr(credit, f.name), getattr(blank, f.name))
-    }
+    return {f.name for f in dataclasses.fields(blank) if not same(getattr(credit, f.name), getattr(blank, f.name))}
 
 
 def test_clip_sets_both_bounds_and_nothing_else():
@@ -83,9 +77,8 @@ def test_aggregate(arguments, denominator, constant):
 def test_the_constant_falls_back_to_the_longest_answer_whatever_the_padding():
     link = aggregate(denominator="constant")
     for width in (0, 4):
-        unknown = dataclasses.replace(
-            ROLLOUTS, max_tokens=None, mask_BT=torch.nn.functional.pad(ROLLOUTS.mask_BT, (0, width))
-        )
+        wider = {name: torch.nn.functional.pad(getattr(ROLLOUTS, name), (0, width)) for name in ("mask_BT", "ids_BT")}
+        unknown = dataclasses.replace(ROLLOUTS, max_tokens=None, **wider)
         assert after(link, rollouts=unknown).constant == 3.0
     assert after(link, rollouts=rollouts_of([], groups=[], max_tokens=None)).constant == 1.0
 

@@ -33,9 +33,7 @@ from forkpoint.credit import (
 from forkpoint.errors import InputError
 from forkpoint.rollouts import Forward, blank_credit
 
-ROLLOUTS = rollouts_of(
-    [[-1.0, -2.0, -0.5], [-0.5]], groups=[0, 0], reward=[1.0, 0.0], ref=[[-1.1, -1.9, -0.6], [-0.4]]
-)
+ROLLOUTS = rollouts_of([[-1.0, -2.0, -0.5], [-0.5]], groups=[0, 0], reward=[1.0, 0.0], ref=[[-1.1, -1.9, -0.6], [-0.4]])
 
 
 def add(amount: float, **fields) -> Link:
@@ -198,9 +196,7 @@ def equal(one, two):
 def test_masked_everywhere_is_the_link_and_nowhere_changes_nothing(name):
     link = MASKABLE[name]
     rollouts, forward = random_rollouts(1)
-    before = credit_of(
-        chain(group_advantage(std=False), clip(low=0.1, high=0.1), kl(coefficient=0.2)), rollouts
-    )
+    before = credit_of(chain(group_advantage(std=False), clip(low=0.1, high=0.1), kl(coefficient=0.2)), rollouts)
 
     def after(link):
         return run(chain(link), before, rollouts, init(chain(link)), when=link.when, forward=forward)[0]
@@ -242,9 +238,7 @@ def test_masked_applies_where_the_condition_holds():
 def test_bounds_left_open_by_a_mask_do_not_bind():
     """Answer 1 lies outside the mask: its ratio 3 is not clipped and the loss is 3 |A|."""
     rollouts = rollouts_of([[-1.0], [-1.0]], groups=[0, 1])
-    credit = dataclasses.replace(
-        credit_of(chain(masked(clip(), FIRST)), rollouts), advantage_BT=padded([[1.0], [1.0]])
-    )
+    credit = dataclasses.replace(credit_of(chain(masked(clip(), FIRST)), rollouts), advantage_BT=padded([[1.0], [1.0]]))
     from forkpoint.loss import surrogate
 
     loss = surrogate(rollouts.logp_BT + torch.tensor(3.0, dtype=torch.float64).log(), rollouts, credit)
@@ -264,9 +258,7 @@ def test_bounds_left_open_by_a_mask_do_not_bind():
 def test_a_property_of_the_whole_batch_cannot_be_masked(link):
     with pytest.raises(InputError, match="sets a property of the whole batch and cannot be masked"):
         credit_of(chain(masked(link, FIRST)), ROLLOUTS)
-    again = chain(
-        aggregate(denominator="constant", constant=2.0), masked(aggregate(denominator="constant"), FIRST)
-    )
+    again = chain(aggregate(denominator="constant", constant=2.0), masked(aggregate(denominator="constant"), FIRST))
     with pytest.raises(InputError, match="cannot be masked"):
         credit_of(again, ROLLOUTS)
 

@@ -18,9 +18,7 @@ ROLLOUTS = rollouts_of([[-1.0, -1.0, -1.0]], groups=[0])
 def bonus(coefficient, weight, coefficients, entropy=(0.5, 2.0, 8.0)):
     entropy_BT = torch.tensor([entropy], dtype=torch.float64, requires_grad=True)
     forward = Forward(logp_BT=ROLLOUTS.logp_BT, entropy_BT=entropy_BT)
-    credit = dataclasses.replace(
-        blank_credit(ROLLOUTS), weight_BT=torch.tensor([weight], dtype=torch.float64)
-    )
+    credit = dataclasses.replace(blank_credit(ROLLOUTS), weight_BT=torch.tensor([weight], dtype=torch.float64))
     (regularise,) = chain(entropy_bonus(coefficient=coefficient)).regularisers
     value = regularise(forward, ROLLOUTS, credit, torch.tensor([coefficients], dtype=torch.float64))
     return float(value.detach()), torch.autograd.grad(value, entropy_BT)[0].tolist()[0]

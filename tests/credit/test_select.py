@@ -92,6 +92,21 @@ def test_above_quantile_of_equal_values_keeps_everything():
     assert torch.equal(above_quantile(value_BT, mask_BT, 0.1, torch.arange(3)), mask_BT)
 
 
+def test_the_cut_between_two_neighbours_of_bfloat16_is_not_rounded_onto_one_of_them():
+    value_BT = torch.tensor([[1.0, 1.0078125]], dtype=torch.bfloat16)
+    got = above_quantile(value_BT, torch.ones(1, 2, dtype=torch.bool), 0.5, ONE[:1])
+    assert got.tolist() == [[False, True]]
+
+
+def test_share_one_does_not_look_at_entropy():
+    rollouts, _ = hand()
+    blind = dataclasses.replace(rollouts, entropy_BT=torch.full_like(rollouts.entropy_BT, NAN))
+    for arguments in ({}, {"ties": "threshold"}, {"keep": "bottom"}, {"denominator": "all"}):
+        credit = select(blind, source="behaviour", share=1, **arguments)
+        assert torch.equal(credit.keep_BT, rollouts.mask_BT)
+        assert (credit.weight_BT == 1).all()
+
+
 @pytest.mark.parametrize("keep", ["top", "bottom"])
 def test_share_one_keeps_everything(keep):
     rollouts, entropy_BT = hand()
@@ -99,9 +114,7 @@ def test_share_one_keeps_everything(keep):
     assert torch.equal(top_share(entropy_BT, rollouts.mask_BT, 1.0, ONE, ORDER, keep=keep), rollouts.mask_BT)
 
 
-@pytest.mark.parametrize(
-    "select", [above_quantile, lambda v, m, s, g, **k: top_share(v, m, s, g, ORDER, **k)]
-)
+@pytest.mark.parametrize("select", [above_quantile, lambda v, m, s, g, **k: top_share(v, m, s, g, ORDER, **k)])
 def test_nothing_to_choose_from(select):
     nothing = torch.zeros(3, 5, dtype=torch.bool)
     for keep in ("top", "bottom"):

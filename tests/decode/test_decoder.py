@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tiny import qwen3
 
 from forkpoint.decode.decoder import BLOCK, Sampling, decode
 from forkpoint.entropy.token import token_logp_entropy
 from forkpoint.errors import InputError, TrainingError
 from forkpoint.seeds import key
+from tiny import qwen3
 
 STOPS = (1, 2, 3)
 
@@ -63,9 +63,7 @@ def test_answers_do_not_depend_on_the_rows_beside_them(slots):
     prompts, streams = requests(6, 2)
     sampling = Sampling(max_tokens=70, stop_ids=STOPS, slots=slots)
     together = decode(model, prompts, streams, sampling)
-    alone = [
-        decode(model, [prompt], [stream], sampling)[0] for prompt, stream in zip(prompts, streams, strict=True)
-    ]
+    alone = [decode(model, [prompt], [stream], sampling)[0] for prompt, stream in zip(prompts, streams, strict=True)]
     assert [answer.ids for answer in together] == [answer.ids for answer in alone]
     assert [answer.finish for answer in together] == [answer.finish for answer in alone]
 
@@ -86,7 +84,9 @@ def test_sampled_tokens_follow_the_distribution():
     with torch.no_grad():
         expected = model(torch.tensor([[4, 5]])).logits[0, -1].softmax(-1).numpy()
     n = 4000
-    answers = decode(model, [[4, 5]] * n, [key("chi", i) for i in range(n)], Sampling(max_tokens=1, stop_ids=STOPS, slots=n))
+    answers = decode(
+        model, [[4, 5]] * n, [key("chi", i) for i in range(n)], Sampling(max_tokens=1, stop_ids=STOPS, slots=n)
+    )
     counts = np.bincount([answer.ids[0] for answer in answers], minlength=len(expected))
     chi = ((counts - n * expected) ** 2 / (n * expected)).sum()
     assert chi < 60, f"chi-square {chi} with {len(expected) - 1} degrees of freedom"
@@ -106,9 +106,7 @@ def test_finish_reasons_and_stop_token():
 def test_stop_text_ends_an_answer():
     model = qwen3()
     prompts, streams = requests(4, 2)
-    answers = decode(
-        model, prompts, streams, Sampling(max_tokens=40, stop_ids=(), stop_text=lambda ids: ids[-1] == 7)
-    )
+    answers = decode(model, prompts, streams, Sampling(max_tokens=40, stop_ids=(), stop_text=lambda ids: ids[-1] == 7))
     assert any(answer.finish == "stop" for answer in answers)
     assert all(answer.ids[-1] == 7 for answer in answers if answer.finish == "stop")
     assert all(7 not in answer.ids[:-1] for answer in answers)
@@ -159,7 +157,9 @@ def test_prompts_that_occur_often_are_read_once(monkeypatch):
 def test_progress_counts_up_to_the_total():
     calls = []
     prompts, streams = requests(5, 2)
-    decode(qwen3(), prompts, streams, Sampling(max_tokens=9, stop_ids=STOPS, slots=3), progress=lambda *c: calls.append(c))
+    decode(
+        qwen3(), prompts, streams, Sampling(max_tokens=9, stop_ids=STOPS, slots=3), progress=lambda *c: calls.append(c)
+    )
     assert calls == [(k, 10) for k in range(1, 11)]
 
 

@@ -1,11 +1,11 @@
 """Packing answers into rollouts, joining and filtering them."""
 
 import torch
-from tiny import qwen3, tokenizer
 
 from forkpoint.decode.decoder import Sampling
 from forkpoint.decode.rollout import joined, of_prompts, sample_rollouts
 from forkpoint.rollouts import Prompt
+from tiny import qwen3, tokenizer
 
 PROMPTS = [Prompt(id="one", text="1 + 1 ="), Prompt(id="two", text="2 ="), Prompt(id="three", text="a b c :")]
 
@@ -48,4 +48,6 @@ def test_joined_and_of_prompts_keep_every_row():
     assert only.group_B.tolist() == [1, 1, 1, 0, 0, 0]
     rows = torch.tensor([0, 1, 2])
     T = only.ids_BT.shape[1]
-    assert torch.equal(only.logp_BT[:3], torch.nn.functional.pad(a.logp_BT[rows], (0, max(0, T - a.logp_BT.shape[1])))[:, :T])
+    assert torch.equal(
+        only.logp_BT[:3], torch.nn.functional.pad(a.logp_BT[rows], (0, max(0, T - a.logp_BT.shape[1])))[:, :T]
+    )

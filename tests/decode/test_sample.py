@@ -14,7 +14,9 @@ def uniform(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("u", "token"), [(0.0, 0), (0.499, 0), (0.501, 1), (0.749, 1), (0.751, 2), (0.874, 2), (0.876, 3), (0.9999, 3)])
+@pytest.mark.parametrize(
+    ("u", "token"), [(0.0, 0), (0.499, 0), (0.501, 1), (0.749, 1), (0.751, 2), (0.874, 2), (0.876, 3), (0.9999, 3)]
+)
 def test_inverse_of_the_cumulative_distribution(u, token):
     assert int(sample_token(LOGP.float(), uniform(u))[0]) == token
 

@@ -19,9 +19,7 @@ def test_mini_batches_keep_groups_whole():
         groups = group_B[mini]
         assert all(int((groups == g).sum()) == 3 for g in groups.unique())
     assert [m.tolist() for m in minis] == [m.tolist() for m in mini_batches(group_B, 2, "k", 1)]
-    assert any(
-        [m.tolist() for m in minis] != [m.tolist() for m in mini_batches(group_B, 2, "k", k)] for k in (2, 3, 4)
-    )
+    assert any([m.tolist() for m in minis] != [m.tolist() for m in mini_batches(group_B, 2, "k", k)] for k in (2, 3, 4))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 120))

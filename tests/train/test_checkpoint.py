@@ -121,9 +121,7 @@ def test_state_and_tensors_come_back_as_they_were(tmp_path):
     assert found.step == 1
     assert found.state == {**state, "counts": {"2": 1, "10": 2}}
     assert set(found.tensors) == set(tensors)
-    assert all(
-        torch.equal(found.tensors[k], v) and found.tensors[k].dtype == v.dtype for k, v in tensors.items()
-    )
+    assert all(torch.equal(found.tensors[k], v) and found.tensors[k].dtype == v.dtype for k, v in tensors.items())
 
 
 def test_optimizer_state_that_is_no_tensor_comes_back(tmp_path):
@@ -137,9 +135,7 @@ def test_optimizer_state_that_is_no_tensor_comes_back(tmp_path):
     checkpoint = load_checkpoint(latest_checkpoint(tmp_path))
     restore_optimizer(other_optimizer, other, checkpoint)
     assert other_optimizer.state[other.mix.bias]["note"] == 7
-    assert torch.equal(
-        other_optimizer.state[other.mix.bias]["step_size"], optimizer.state[model.mix.bias]["step_size"]
-    )
+    assert torch.equal(other_optimizer.state[other.mix.bias]["step_size"], optimizer.state[model.mix.bias]["step_size"])
 
 
 def test_only_the_last_are_kept_and_never_less_than_the_newest(tmp_path):
@@ -193,9 +189,7 @@ DAMAGE = {
     "other schema": (lambda p: (p / "trainer.json").write_text('{"schema": 99}'), "says 99"),
     "a list": (lambda p: (p / "trainer.json").write_text("[]"), "says None"),
     "edited": (
-        lambda p: (p / "trainer.json").write_text(
-            (p / "trainer.json").read_text().replace('"step": 2', '"step": 9')
-        ),
+        lambda p: (p / "trainer.json").write_text((p / "trainer.json").read_text().replace('"step": 2', '"step": 9')),
         "altered",
     ),
 }

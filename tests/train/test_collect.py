@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import qwen3, tokenizer
 
 from forkpoint.decode.decoder import Sampling
 from forkpoint.errors import TrainingError
@@ -12,6 +11,7 @@ from forkpoint.rollouts import Judgement, Prompt, Verdict
 from forkpoint.tasks.task import Task
 from forkpoint.train.collect import CollectSettings, collect, entropy_metrics
 from forkpoint.verify.reward import useful_groups
+from tiny import qwen3, tokenizer
 
 WORDS = tokenizer()
 MODEL = qwen3()
@@ -122,9 +122,7 @@ def test_the_same_key_gives_the_same_batch():
 def test_entropy_metrics_split_by_advantage_sign():
     batch = filled(odd_length, dynamic_sampling=False).rollouts
     T = batch.ids_BT.shape[1]
-    batch = dataclasses.replace(
-        batch, entropy_BT=torch.arange(T).float().expand_as(batch.entropy_BT) * batch.mask_BT
-    )
+    batch = dataclasses.replace(batch, entropy_BT=torch.arange(T).float().expand_as(batch.entropy_BT) * batch.mask_BT)
     sign_BT = torch.where(torch.arange(T) < 2, 1.0, -1.0).expand_as(batch.entropy_BT)
     found = entropy_metrics(batch, sign_BT)
     values = batch.entropy_BT[batch.mask_BT]

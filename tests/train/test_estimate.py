@@ -145,8 +145,6 @@ def test_a_model_that_cannot_be_read(tmp_path, monkeypatch):
         read_model_config(recipe(model={"path": "no-such-owner/no-such-model"}))
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(999, "999 B"), (1000, "1 kB"), (80e9, "80 GB"), (2.5e12, "2.5 TB")]
-)
+@pytest.mark.parametrize(("count", "text"), [(999, "999 B"), (1000, "1 kB"), (80e9, "80 GB"), (2.5e12, "2.5 TB")])
 def test_human_bytes(count, text):
     assert human_bytes(count) == text

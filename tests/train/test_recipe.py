@@ -90,9 +90,7 @@ def test_malformed_override(text):
 
 
 def test_override_reaches_into_a_chain(write):
-    path = write(
-        MINIMAL + '[[credit]]\nlink = "group_advantage"\n[[credit]]\nlink = "top_entropy"\nshare = 0.5\n'
-    )
+    path = write(MINIMAL + '[[credit]]\nlink = "group_advantage"\n[[credit]]\nlink = "top_entropy"\nshare = 0.5\n')
     chain = credit_chain(load_recipe(path, ["credit.1.share=0.25"]))
     assert [link.name for link in chain.links] == ["group_advantage", "top_entropy"]
     assert chain.links[1].arguments["share"] == 0.25
@@ -157,9 +155,7 @@ def test_credit_uses_the_functions_it_is_given(write):
         seen.append(x)
         return Link(name="fake", arguments={"x": x})
 
-    assert credit_chain(load_recipe(path, links={"fake": fake}), links={"fake": fake}).links[0].arguments == {
-        "x": 2.5
-    }
+    assert credit_chain(load_recipe(path, links={"fake": fake}), links={"fake": fake}).links[0].arguments == {"x": 2.5}
     assert set(seen) == {2.5}
 
 
@@ -209,9 +205,7 @@ def test_values_are_checked_in_sentences(write, override, said):
 
 def test_group_of_one_and_a_group_link(write):
     message = mistake(write(MINIMAL), "train.group=1", "train.dynamic_sampling=false")
-    assert (
-        message == "link 'group_advantage' compares the answers to one prompt: train.group must be at least 2"
-    )
+    assert message == "link 'group_advantage' compares the answers to one prompt: train.group must be at least 2"
     recipe = load_recipe(
         write(MINIMAL), ["train.group=1", "train.dynamic_sampling=false", "credit.method=reinforce_pp"]
     )

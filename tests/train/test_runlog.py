@@ -218,9 +218,7 @@ def test_a_failed_table_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("forkpoint.train.files.os.replace", replace)
-    with pytest.raises(
-        TrainingError, match=r"rollouts/step-00003.parquet could not be written .*Permission denied"
-    ):
+    with pytest.raises(TrainingError, match=r"rollouts/step-00003.parquet could not be written .*Permission denied"):
         write(tmp_path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
@@ -228,9 +226,7 @@ def test_a_failed_table_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 def test_the_recipe_says_what_ran(tmp_path):
-    path = write_recipe_json(
-        tmp_path, recipe={"method": "forking"}, chain=[{"link": "clip"}], device="cpu", seed=3
-    )
+    path = write_recipe_json(tmp_path, recipe={"method": "forking"}, chain=[{"link": "clip"}], device="cpu", seed=3)
     content = json.loads(path.read_text())
     assert (content["schema"], content["recipe"], content["chain"]) == (
         1,
@@ -240,31 +236,6 @@ def test_the_recipe_says_what_ran(tmp_path):
     assert (content["device"], content["seed"]) == ("cpu", 3)
     assert content["versions"]["torch"] == torch.__version__
     assert "commit" in content
-
-
-def git(folder, *arguments):
-    named = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
-    return subprocess.run(named, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def test_the_commit_is_that_of_the_source_and_not_of_a_repository_around_it(tmp_path, monkeypatch):
-    source = tmp_path / "runlog.py"
-    source.write_text("1")
-    monkeypatch.setattr(runlog, "__file__", str(source))
-    assert runlog.commit() is None
-    git(tmp_path, "init", "-q")
-    (tmp_path / "other").write_text("1")
-    git(tmp_path, "add", "other")
-    git(tmp_path, "commit", "-qm", "other")
-    assert runlog.commit() is None
-    git(tmp_path, "add", "runlog.py")
-    git(tmp_path, "commit", "-qm", "source")
-    head = git(tmp_path, "rev-parse", "HEAD")
-    assert runlog.commit() == head
-    source.write_text("2")
-    assert runlog.commit() == f"{head}-dirty"
-    monkeypatch.setattr(runlog.shutil, "which", lambda name: None)
-    assert runlog.commit() is None
 
 
 # Opening

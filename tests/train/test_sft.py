@@ -54,9 +54,7 @@ def make_tokenizer(end="<end>"):
     words = ["<pad>", "<end>", "<unk>", "a", "b", "c", "d", "user", "assistant", "line"]
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token=end, unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token=end, unk_token="<unk>")
 
 
 def stream(position):
@@ -207,9 +205,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does():
 
     def keep(state):
         if state.step == 3:
-            saved.update(
-                model=copy.deepcopy(first.state_dict()), optimizer=copy.deepcopy(state.optimizer.state_dict())
-            )
+            saved.update(model=copy.deepcopy(first.state_dict()), optimizer=copy.deepcopy(state.optimizer.state_dict()))
 
     sft(first, batches, **options, after_step=keep)
     second = make_model(seed=9)
@@ -230,9 +226,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(TrainingError, match="step 1 "):
         sft(model, bucketed(stream, rows=2), steps=2, lr=0.1)
-    assert all(
-        torch.equal(before[n].nan_to_num(7.0), v.nan_to_num(7.0)) for n, v in model.state_dict().items()
-    )
+    assert all(torch.equal(before[n].nan_to_num(7.0), v.nan_to_num(7.0)) for n, v in model.state_dict().items())
 
 
 def test_a_step_without_tokens_is_an_error():

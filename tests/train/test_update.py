@@ -5,7 +5,6 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import qwen3, tokenizer
 
 from forkpoint.credit import chain, init, run
 from forkpoint.credit import entropy_bonus as bonus_link
@@ -14,10 +13,12 @@ from forkpoint.decode.rollout import sample_rollouts
 from forkpoint.entropy.token import token_logp_entropy
 from forkpoint.errors import TrainingError
 from forkpoint.methods import dapo, forking, grpo, method_chain
+from forkpoint.model import recompute_activations
 from forkpoint.rollouts import Prompt, blank_credit
 from forkpoint.train import policy as policy_module
 from forkpoint.train.policy import forward_rows, row_lengths
 from forkpoint.train.update import UpdateSettings, learn
+from tiny import qwen3, tokenizer
 
 PROMPTS = [Prompt(id=f"p{i}", text=" ".join("0123456789"[: i + 2])) for i in range(6)]
 
@@ -165,7 +166,7 @@ def test_no_padding_reaches_the_head(batch, monkeypatch):
 def test_gradient_checkpointing_changes_nothing(batch):
     plain, _ = updated(batch, dapo(), micro_tokens=10**6)
     model = qwen3(seed=1)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(model)
     saved, _ = updated(batch, dapo(), micro_tokens=10**6, model=model)
     assert distance(plain, saved) < 1e-10
 

@@ -44,7 +44,7 @@ def group_normalised(
     reward_B = torch.where(judged_B, reward_B, 0.0)
     count_B = segment_sum(judged_B.to(reward_B.dtype), segment_B)[segment_B]
     mean_B = segment_sum(reward_B, segment_B)[segment_B] / count_B.clamp(min=1)
-    # Rounding leaves equal rewards a little off their mean, and σ is no larger than that error: A would be big.
+    # Rounding leaves equal rewards a little off their mean, and σ is no larger than that: A would be big.
     learns_B = judged_B & _differs(reward_B, segment_B, judged_B)
     centred_B = torch.where(learns_B, reward_B - mean_B, 0.0)
     if not std:
@@ -193,7 +193,8 @@ def batch_advantage(
 def _judged(rollouts: Rollouts) -> tuple[Tensor, Tensor]:
     reward_B, judged_B = rollouts.reward_B, rollouts.judged_B
     assert reward_B is not None  # noqa: S101 - checked by check_needs
-    reward_B = reward_B.to(torch.promote_types(reward_B.dtype, torch.float32))  # bfloat16 cannot count past 256
+    # bfloat16 cannot count past 256.
+    reward_B = reward_B.to(torch.promote_types(reward_B.dtype, torch.float32))
     return reward_B, torch.ones_like(reward_B, dtype=torch.bool) if judged_B is None else judged_B
 
 

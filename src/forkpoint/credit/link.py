@@ -130,7 +130,7 @@ class Chain:
                 "when": link.when,
                 "scope": link.scope,
                 "needs": sorted(link.needs),
-                "arguments": {k: v for k, v in link.arguments.items()},
+                "arguments": dict(link.arguments),
             }
             for link in self.links
         ]

@@ -17,8 +17,8 @@ def entropy_bonus(*, coefficient: float = 0.001) -> Link:
 
         loss -= coefficient Σ_t a_t 1[w_t ≠ 0] H_t
 
-    with a_t the coefficients of the policy loss and w_t the token's weight, so bonus and policy term share mask
-    and denominator: under the `token` denominator it is the mean entropy of the counted tokens.
+    with a_t the coefficients of the policy loss and w_t the token's weight, so bonus and policy term share
+    mask and denominator: under the `token` denominator it is the mean entropy of the counted tokens.
     `coefficient=0` changes nothing.
 
     Args:

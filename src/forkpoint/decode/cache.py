@@ -63,9 +63,7 @@ def slot_cache(columns: list[tuple[Tensor, Tensor]], capacity: int) -> Cache:
     return Cache(layers=[SlotLayer(keys, values, capacity) for keys, values in columns])
 
 
-def right_aligned(
-    columns: list[tuple[Tensor, Tensor]], length_R: Tensor, width: int
-) -> list[tuple[Tensor, Tensor]]:
+def right_aligned(columns: list[tuple[Tensor, Tensor]], length_R: Tensor, width: int) -> list[tuple[Tensor, Tensor]]:
     """Return left-aligned columns moved so that every row ends at column `width`.
 
     Args:

@@ -90,16 +90,12 @@ class _Rows:
 
     def select(self, index: Tensor) -> _Rows:
         rows = index.tolist()
-        return _Rows(
-            request_R=[self.request_R[i] for i in rows],
-            **{name: getattr(self, name)[index] for name in _TENSORS},
-        )
+        tensors: dict[str, Any] = {name: getattr(self, name)[index] for name in _TENSORS}
+        return _Rows(request_R=[self.request_R[i] for i in rows], **tensors)
 
     def joined(self, other: _Rows) -> _Rows:
-        return _Rows(
-            request_R=self.request_R + other.request_R,
-            **{name: torch.cat([getattr(self, name), getattr(other, name)]) for name in _TENSORS},
-        )
+        tensors: dict[str, Any] = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in _TENSORS}
+        return _Rows(request_R=self.request_R + other.request_R, **tensors)
 
 
 _TENSORS = ("last_R", "length_R", "written_R", "alive_R", "ids_RT", "logp_RT", "entropy_RT", "uniform_RU")
@@ -192,9 +188,7 @@ def _prefill(
         ids_US[number, : len(prompt)] = torch.tensor(prompt, device=device)
     cache = DynamicCache()
     # Right padding needs no mask: padding comes after every real token and causal attention looks back only.
-    hidden_USH = hidden_states(
-        model, input_ids=ids_US, past_key_values=cache, use_cache=True
-    ).last_hidden_state
+    hidden_USH = hidden_states(model, input_ids=ids_US, past_key_values=cache, use_cache=True).last_hidden_state
     logits_UV = head_logits(model, hidden_USH[torch.arange(len(distinct), device=device), length_U - 1])
     row_R = torch.tensor([which[tuple(prompts[index])] for index in taken], device=device)
     R, T = len(taken), sampling.max_tokens
@@ -243,9 +237,7 @@ def _leave(rows: _Rows, cache: Any) -> tuple[_Rows | None, Any]:
         return None, None
     staying = rows.select(stays_R)
     used, longest = cache.layers[0].length, int(staying.length_R.max())
-    return staying, merged(
-        cache, stays_R, used - longest, None, room=max(64, cache.layers[0].keys.shape[2] - used)
-    )
+    return staying, merged(cache, stays_R, used - longest, None, room=max(64, cache.layers[0].keys.shape[2] - used))
 
 
 def _step(model: Any, rows: _Rows, cache: Any, streams: Sequence[int], sampling: Sampling) -> None:
@@ -300,9 +292,7 @@ def _draw(rows: _Rows, logits_RV: Tensor, streams: Sequence[int], sampling: Samp
 
 
 def _block(streams: Sequence[int], requests: list[int], blocks: list[int], device: torch.device) -> Tensor:
-    drawn = [
-        uniforms(streams[request], block, BLOCK) for request, block in zip(requests, blocks, strict=True)
-    ]
+    drawn = [uniforms(streams[request], block, BLOCK) for request, block in zip(requests, blocks, strict=True)]
     # mps has no float64; a float32 uniform still separates 2^24 outcomes.
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.from_numpy(np.stack(drawn)).to(device=device, dtype=dtype)

@@ -71,7 +71,9 @@ def sample_rollouts(
         logp_BT=padded([answer.logp for answer in answers], torch.float32),
         entropy_BT=padded([answer.entropy for answer in answers], torch.float32),
         finish=tuple(answer.finish for answer in answers),
-        text=tuple(tokenizer.batch_decode([_visible(answer, sampling) for answer in answers], skip_special_tokens=True)),
+        text=tuple(
+            tokenizer.batch_decode([_visible(answer, sampling) for answer in answers], skip_special_tokens=True)
+        ),
         max_tokens=sampling.max_tokens,
         version=version,
     )
@@ -107,9 +109,7 @@ def joined(parts: Sequence[Rollouts]) -> Rollouts:
         prompt_BS=cat("prompt_BS", S),
         **{name: cat(name, T) for name in ("ids_BT", "mask_BT", "logp_BT", "entropy_BT", "ref_logp_BT")},
         **{name: cat(name) for name in ("prompt_length_B", "sample_B", "reward_B", "judged_B")},
-        reward_parts={
-            name: torch.cat([part.reward_parts[name] for part in parts]) for name in parts[0].reward_parts
-        },
+        reward_parts={name: torch.cat([part.reward_parts[name] for part in parts]) for name in parts[0].reward_parts},
         finish=tuple(word for part in parts for word in part.finish),
         text=tuple(text for part in parts for text in part.text),
         verdicts=tuple(verdict for part in parts for verdict in part.verdicts),

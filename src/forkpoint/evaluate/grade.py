@@ -155,9 +155,7 @@ def read_recorded(
                     else None,
                 )
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}): give the path of a JSONL file"
-        ) from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): give the path of a JSONL file") from error
     if empty:
         raise InputError(f"{path} has no line to grade: it must hold one JSON object a line")
 
@@ -198,9 +196,7 @@ def _grade(rows: Iterator[Recorded], judge: Judge, level: float) -> GradeReport:
 
 def _judge_chunk(chunk: list[Recorded], judge: Judge) -> Iterator[list[Judgement]]:
     """Yield the judgements of every problem of a chunk, all judged in one call."""
-    prompts = [
-        Prompt(id=str(row.line), text=row.question, answer=row.gold) for row in chunk for _ in row.completions
-    ]
+    prompts = [Prompt(id=str(row.line), text=row.question, answer=row.gold) for row in chunk for _ in row.completions]
     judgements = iter(judge(prompts, [text for row in chunk for text in row.completions]))
     for row in chunk:
         yield list(islice(judgements, len(row.completions)))
@@ -252,9 +248,7 @@ def _field(value: Any, path: str, where: str) -> Any:
     if isinstance(value, list):
         return [_field(element, path, where) for element in value]
     if not isinstance(value, dict):
-        raise InputError(
-            f"{where}: no field {path!r} inside a {type(value).__name__}; name a field of an object"
-        )
+        raise InputError(f"{where}: no field {path!r} inside a {type(value).__name__}; name a field of an object")
     if path in value:
         return value[path]
     head, dot, rest = path.partition(".")
@@ -293,7 +287,5 @@ def _bools(value: Any, name: str, count: int, where: str) -> tuple[bool, ...]:
         raise InputError(f"{where}: field {name!r} has {len(verdicts)} verdicts for {count} completions")
     for verdict in verdicts:
         if verdict not in (0, 1) or not isinstance(verdict, int | float):
-            raise InputError(
-                f"{where}: field {name!r} holds {verdict!r}, but true, false, 1 or 0 was expected"
-            )
+            raise InputError(f"{where}: field {name!r} holds {verdict!r}, but true, false, 1 or 0 was expected")
     return tuple(bool(verdict) for verdict in verdicts)

@@ -82,7 +82,9 @@ def evaluate_heldout(
     """
     kept = [index for index, ids in enumerate(encoded) if ids]
     if not kept:
-        raise InputError("there is no held-out problem to evaluate on: set task.heldout, or eval.every = 0 with before and after off")
+        raise InputError(
+            "there is no held-out problem to evaluate on: set task.heldout, or eval.every = 0 with before and after off"
+        )
     device = next(model.parameters()).device
     with precision(device, dtype):
         rollouts = sample_rollouts(

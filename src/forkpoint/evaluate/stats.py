@@ -51,9 +51,7 @@ def problem_means(
     ({'a': 0.5, 'b': 0.0}, {'a': 2, 'b': 1})
     """
     if len(problems) != len(values):
-        raise InputError(
-            f"{len(problems)} problem ids do not match {len(values)} values: give one id a value"
-        )
+        raise InputError(f"{len(problems)} problem ids do not match {len(values)} values: give one id a value")
     grouped: dict[Hashable, list[float]] = {}
     for problem, value in zip(problems, values, strict=True):
         if not math.isnan(value):
@@ -93,9 +91,7 @@ def accuracy(problems: Sequence[Hashable], values: Sequence[float], *, level: fl
     size, samples = len(means), sum(counts.values())
     if size < 2:
         value = float(mean[0]) if size else math.nan
-        return Estimate(
-            value=value, low=math.nan, high=math.nan, error=math.nan, problems=size, samples=samples
-        )
+        return Estimate(value=value, low=math.nan, high=math.nan, error=math.nan, problems=size, samples=samples)
     value, error = float(mean.mean()), _standard_error(mean)
     binary = bool(np.isin(mean, (0.0, 1.0)).all())
     if binary and (samples == size or value in (0.0, 1.0)):
@@ -145,16 +141,12 @@ def paired_difference(
     means_b, counts_b = problem_means(problems_b, values_b)
     shared = [problem for problem in means_a if problem in means_b]
     if not shared:
-        raise InputError(
-            "the two evaluations have no judged problem in common: compare runs on the same problem set"
-        )
+        raise InputError("the two evaluations have no judged problem in common: compare runs on the same problem set")
     difference = np.array([means_a[p] - means_b[p] for p in shared])
     samples = sum(counts_a[p] + counts_b[p] for p in shared)
     size, value = len(shared), float(difference.mean())
     if size < 2:
-        return Estimate(
-            value=value, low=math.nan, high=math.nan, error=math.nan, problems=size, samples=samples
-        )
+        return Estimate(value=value, low=math.nan, high=math.nan, error=math.nan, problems=size, samples=samples)
     error = _standard_error(difference)
     low, high = _student(value, error, size, level)
     return Estimate(value=value, low=low, high=high, error=error, problems=size, samples=samples)

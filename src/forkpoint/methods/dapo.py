@@ -19,8 +19,9 @@ def dapo(
 
         L = -(1 / Σ_i |o_i|) Σ_i Σ_t min(r A, clip(r, 1 - low, 1 + high) A)
 
-    With equal clips and the sequence denominator it is GRPO. Dynamic sampling and the soft overlong punishment,
-    DAPO's other two parts, are settings of the run: `train.dynamic_sampling` and `reward.overlong_buffer`.
+    With equal clips and the sequence denominator it is GRPO. Dynamic sampling and the soft overlong
+    punishment, DAPO's other two parts, are settings of the run: `train.dynamic_sampling` and
+    `reward.overlong_buffer`.
 
     Args:
         clip_low: in [0, 1].

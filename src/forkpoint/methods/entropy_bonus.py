@@ -12,8 +12,8 @@ def entropy_bonus(*, coefficient: float = 0.001, clip_low: float = 0.2, clip_hig
 
         L = L_DAPO - coefficient * mean_t H_t
 
-    The classical remedy against entropy collapse; the 80/20 paper suspects it because it also lifts tokens that
-    should stay certain. `coefficient=0` is DAPO.
+    The classical remedy against entropy collapse; the 80/20 paper suspects it because it also lifts tokens
+    that should stay certain. `coefficient=0` is DAPO.
 
     Args:
         coefficient: in loss per nat.

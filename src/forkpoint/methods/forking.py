@@ -56,14 +56,16 @@ def forking(
 
         L = -(1 / Σ_t 1[H_t ≥ τ]) Σ_t 1[H_t ≥ τ] min(r A, clip(r, 1 - low, 1 + high) A)
 
-    with τ such that the given share of tokens passes. `share=1` is DAPO. The preset fixes what implementations
-    disagree about; every argument given overrides it:
+    with τ such that the given share of tokens passes. `share=1` is DAPO. The preset fixes what
+    implementations disagree about; every argument given overrides it:
 
-    | preset | entropy | scope | ties | denominator | also |
-    |---|---|---|---|---|---|
-    | `paper` | current policy | mini-batch | exact count | selected tokens | |
-    | `authors-code` | current policy | micro-batch | exact count | selected tokens of the micro-batch, micro-batches weighed by rows | dual clip 10 |
-    | `trl` | current policy | micro-batch | H ≥ quantile, ties kept | all tokens | |
+    | preset | entropy | scope | ties | denominator |
+    |---|---|---|---|---|
+    | `paper` | current policy | mini-batch | exact count | selected tokens |
+    | `authors-code` | current policy | micro-batch | exact count | selected tokens of the micro-batch |
+    | `trl` | current policy | micro-batch | H ≥ quantile, ties kept | all tokens |
+
+    `authors-code` also weighs micro-batches by their rows and clips dually at 10.
 
     The paper's text says "(micro-)batch" where its equation says batch; `paper` takes the mini-batch, whose
     result does not depend on the micro-batch size. Version 1 of the paper divided by all tokens:

@@ -19,15 +19,11 @@ from forkpoint.rollouts import Prompt
 log = logging.getLogger(__name__)
 
 TEMPLATES = ("auto", "none", "chat", "boxed")
-BOXED = (
-    "User:\n{question}\n"
-    "Please reason step by step, and put your final answer within \\boxed{}.\n\n"
-    "Assistant:\n"
-)
+BOXED = "User:\n{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n\nAssistant:\n"
 """The prompt of arXiv 2506.01939, word for word."""
 
 
-def load_tokenizer(path: str | Path) -> Any:
+def load_tokenizer(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Return the tokenizer of a model folder or hub id.
 
     A folder whose `tokenizer_config.json` is verl's character tokenizer (`char_ords`) is read too.
@@ -42,13 +38,15 @@ def load_tokenizer(path: str | Path) -> Any:
     folder = Path(path).expanduser()
     looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") > 1
     if looks_local and not folder.is_dir():
-        raise InputError(
-            f"there is no model folder {folder}; give a folder or a hub id such as Qwen/Qwen3-0.6B"
-        )
+        raise InputError(f"there is no model folder {folder}; give a folder or a hub id such as Qwen/Qwen3-0.6B")
     if "char_ords" in _json_object(folder / "tokenizer_config.json"):
         return char_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder if folder.is_dir() else path))
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder if folder.is_dir() else path),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         what = "folder" if folder.is_dir() else "hub id or folder"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -59,7 +57,8 @@ def load_tokenizer(path: str | Path) -> Any:
     # For some families transformers returns an empty tokenizer where the files are missing.
     if not tokenizer("a 1 .", add_special_tokens=False)["input_ids"]:
         raise InputError(
-            f"the tokenizer of {str(path)!r} turns text into no tokens: its files (tokenizer.json) are missing or damaged"
+            f"the tokenizer of {str(path)!r} turns text into no tokens: "
+            "its files (tokenizer.json) are missing or damaged"
         )
     return tokenizer
 
@@ -82,9 +81,7 @@ def render(prompt: Prompt, tokenizer: Any, *, template: str = "auto") -> list[in
         text = _chat(prompt, tokenizer)
     else:
         # replace, not format: a question is full of braces.
-        text = {"none": "{question}", "boxed": BOXED}.get(template, template).replace(
-            "{question}", prompt.text
-        )
+        text = {"none": "{question}", "boxed": BOXED}.get(template, template).replace("{question}", prompt.text)
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     first = tokenizer.bos_token_id
     if template != "chat" and first is not None and ids[:1] != [first] and _adds_first(tokenizer):
@@ -185,16 +182,12 @@ def _chat(prompt: Prompt, tokenizer: Any) -> str:
     import jinja2
 
     if not tokenizer.chat_template:
-        raise InputError(
-            "the tokenizer has no chat template; set prompt.template to 'boxed', 'none' or a text"
-        )
+        raise InputError("the tokenizer has no chat template; set prompt.template to 'boxed', 'none' or a text")
     messages = prompt.messages or ({"role": "user", "content": prompt.text},)
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the chat template refuses prompt {prompt.id!r}: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"the chat template refuses prompt {prompt.id!r}: {str(error).splitlines()[0]}") from error
     return str(text)
 
 

@@ -66,7 +66,7 @@ def length_buckets(lengths: Sequence[int], bucket_tokens: int = BUCKET_TOKENS) -
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     distinct = sorted(set(lengths))
-    count = {length: 0 for length in distinct}
+    count = dict.fromkeys(distinct, 0)
     for length in lengths:
         count[length] += 1
     before = [0]
@@ -77,8 +77,7 @@ def length_buckets(lengths: Sequence[int], bucket_tokens: int = BUCKET_TOKENS) -
     for end in range(1, len(distinct) + 1):
         longest = distinct[end - 1]
         cost, first = min(
-            (best[begin] + (before[end] - before[begin]) * longest + bucket_tokens, begin)
-            for begin in range(end)
+            (best[begin] + (before[end] - before[begin]) * longest + bucket_tokens, begin) for begin in range(end)
         )
         best.append(cost)
         start.append(first)

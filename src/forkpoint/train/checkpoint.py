@@ -75,9 +75,7 @@ def save_checkpoint(
     target = folder / f"step-{step:05d}"
     temporary = folder / f".tmp-{target.name}"
     older = [path.name for path in published(folder) if path.name != target.name]
-    intact = (
-        f"{older[-1]} and everything written before it are intact" if older else "the run's log is intact"
-    )
+    intact = f"{older[-1]} and everything written before it are intact" if older else "the run's log is intact"
     with disk_errors(f"checkpoint {target.name}", folder, intact):
         folder.mkdir(parents=True, exist_ok=True)
         tidy(folder)

@@ -138,7 +138,11 @@ def collect(
 
 
 def _next_problems(
-    task: Task, encode: Callable[[Sequence[Prompt]], list[list[int]]], settings: CollectSettings, position: int, want: int
+    task: Task,
+    encode: Callable[[Sequence[Prompt]], list[list[int]]],
+    settings: CollectSettings,
+    position: int,
+    want: int,
 ) -> tuple[list[Prompt], list[list[int]], int]:
     """Return `want` problems from the stream, those too long left out, and the new position."""
     prompts: list[Prompt] = []

@@ -193,9 +193,7 @@ def lora_parameters(lora: LoraTable | None, linears: dict[str, tuple[int, int]])
     if lora is None:
         return 0
     chosen = [
-        shape
-        for name, shape in linears.items()
-        if lora.targets == "all-linear" or name.split(".")[-1] in lora.targets
+        shape for name, shape in linears.items() if lora.targets == "all-linear" or name.split(".")[-1] in lora.targets
     ]
     if not chosen:
         have = ", ".join(sorted({name.split(".")[-1] for name in linears}))

@@ -112,9 +112,7 @@ def shuffled(examples: Sequence[Example], seed: int) -> Callable[[int], Example]
     return example
 
 
-def bucketed(
-    example: Callable[[int], Example], *, rows: int, max_tokens: int = 16384, fill: float = 0.75
-) -> Batches:
+def bucketed(example: Callable[[int], Example], *, rows: int, max_tokens: int = 16384, fill: float = 0.75) -> Batches:
     """Cut a stream of examples into steps, and every step into micro-batches of similar length.
 
     Args:
@@ -207,8 +205,7 @@ def _chat_ids(messages: Any, tokenizer: Any) -> tuple[list[int], list[int]]:
     import jinja2
 
     shaped = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
     )
     if not shaped or len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise InputError(

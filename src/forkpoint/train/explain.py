@@ -35,9 +35,7 @@ def _sentence(item: Any, path: Path) -> str:
         loc = [part for part in loc if part not in ("method", "chain")] + (
             ["method"] if loc[-2:] == ["method"] * 2 else []
         )
-    loc = [
-        part for part in loc if part != "str" and "[" not in part
-    ]  # the branches of a union are no settings
+    loc = [part for part in loc if part != "str" and "[" not in part]  # the branches of a union are no settings
     name = ".".join(loc)
     kind = item["type"]
     if name.startswith("model.lora.targets") and kind != "value_error":
@@ -53,18 +51,12 @@ def _sentence(item: Any, path: Path) -> str:
         return f"{'.'.join(loc[:-1])} has too few values"
     if kind == "missing":
         if loc[:1] == ["credit"]:
-            return (
-                f'{path}: [credit] must name a method (method = "forking") or list links as [[credit]] tables'
-            )
+            return f'{path}: [credit] must name a method (method = "forking") or list links as [[credit]] tables'
         return f"{name} is missing: add it to {path} or give {name}=… on the command line"
     if kind == "value_error":
         reason = str(item["ctx"]["error"])
         # A rule over several settings names them itself; a rule of one setting leaves that to us.
-        return (
-            reason
-            if "model_type" in kind or re.match(r"(task|train|reward)\b", reason)
-            else f"{name} {reason}"
-        )
+        return reason if "model_type" in kind or re.match(r"(task|train|reward)\b", reason) else f"{name} {reason}"
     if kind == "literal_error":
         options = re.findall(r"'([^']*)'", item["ctx"]["expected"])
         return f"{name} = {item['input']!r} is unknown: {did_you_mean(str(item['input']), options)}"
@@ -89,9 +81,7 @@ def _nearest(name: str) -> str:
         return f"did you mean {f'{table}.{close[0]}'.lstrip('.')!r}?"
     if siblings and table:
         return f"[{table}] has {', '.join(other.rpartition('.')[2] for other in siblings)}"
-    close = difflib.get_close_matches(name, Recipe.model_fields, n=1) or difflib.get_close_matches(
-        name, valid, n=1
-    )
+    close = difflib.get_close_matches(name, Recipe.model_fields, n=1) or difflib.get_close_matches(name, valid, n=1)
     return f"did you mean {close[0]!r}?" if close else did_you_mean(name, Recipe.model_fields)
 
 

@@ -46,14 +46,12 @@ def disk_errors(what: str, folder: Path, intact: str) -> Iterator[None]:
     except Exception as error:
         if disk_is_full(error):
             raise TrainingError(
-                f"the disk is full: {what} could not be written to {folder}; {intact}; "
-                "free some space and resume"
+                f"the disk is full: {what} could not be written to {folder}; {intact}; free some space and resume"
             ) from error
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
             raise TrainingError(
-                f"{what} could not be written to {folder} ({reason}); {intact}; "
-                "make the folder writable and resume"
+                f"{what} could not be written to {folder} ({reason}); {intact}; make the folder writable and resume"
             ) from error
         raise
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from forkpoint.credit.link import Chain, State, init, run
 from forkpoint.decode.decoder import Sampling
 from forkpoint.errors import TrainingError
-from forkpoint.evaluate.heldout import Evaluation, evaluate_heldout
 from forkpoint.model import precision
 from forkpoint.rollouts import Rollouts, blank_credit
 from forkpoint.seeds import key
 from forkpoint.tasks.task import Task
 from forkpoint.train.checkpoint import load_checkpoint, restore_model, restore_optimizer, save_checkpoint
-from forkpoint.train.collect import CollectSettings, Collected, collect, entropy_metrics, with_reference
+from forkpoint.train.collect import Collected, CollectSettings, collect, entropy_metrics, with_reference
 from forkpoint.train.console import Console, make_console
+from forkpoint.train.measure import evaluate_policy
 from forkpoint.train.policy import forward_rows
 from forkpoint.train.recipe import credit_chain, resolved
 from forkpoint.train.runlog import (
@@ -120,9 +120,7 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
         optimizer=make_optimizer(recipe, policy.model),
         sampling=_training_sampling(recipe, policy),
         console=console,
-        trackers=make_tracker(
-            recipe.log.trackers, run_dir=run_dir, recipe=resolved(recipe), report=console.note
-        ),
+        trackers=make_tracker(recipe.log.trackers, run_dir=run_dir, recipe=resolved(recipe), report=console.note),
     )
     progress = _Progress(states=init(chain))
     if checkpoint_path is None:
@@ -265,20 +263,8 @@ def _scored(here: _Run, rollouts: Rollouts) -> tuple[Rollouts, float]:
 def _evaluate(here: _Run, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems and log the result."""
     recipe, policy = here.recipe, here.policy
-    prompts = here.task.heldout[: recipe.eval.problems]
     began = time.perf_counter()
-    found: Evaluation = evaluate_heldout(
-        policy.model,
-        policy.tokenizer,
-        prompts,
-        encode(recipe, policy, prompts),
-        here.task.judge,
-        make_sampling(recipe, policy, temperature=recipe.eval.temperature, top_p=recipe.eval.top_p, top_k=0),
-        samples=recipe.eval.samples,
-        seed=recipe.seed,
-        dtype=policy.dtype,
-        progress=here.console.progress,
-    )
+    found = evaluate_policy(recipe, policy, here.task, progress=here.console.progress)
     metrics = {"step": step, **found.metrics(), "time/eval": time.perf_counter() - began}
     write_evals(here.run_dir, step, found.rollouts, token_text=_token_text(policy.tokenizer))
     append_metrics(here.run_dir, metrics)
@@ -350,9 +336,7 @@ def _token_text(tokenizer: Any) -> Any:
 
 def _training_sampling(recipe: Recipe, policy: Policy) -> Sampling:
     table = recipe.decode
-    return make_sampling(
-        recipe, policy, temperature=table.temperature, top_p=table.top_p, top_k=table.top_k
-    )
+    return make_sampling(recipe, policy, temperature=table.temperature, top_p=table.top_p, top_k=table.top_k)
 
 
 def _collect_settings(recipe: Recipe, policy: Policy) -> CollectSettings:

@@ -83,9 +83,7 @@ def verify(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} is corrupt: trainer.json is not readable JSON") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
-        raise InputError(
-            f"{path} is not a forkpoint checkpoint of schema {SCHEMA} (trainer.json says {found!r})"
-        )
+        raise InputError(f"{path} is not a forkpoint checkpoint of schema {SCHEMA} (trainer.json says {found!r})")
     if content.get("sha256") != _digest(content):
         raise InputError(f"checkpoint {path} is corrupt: trainer.json was altered after it was written")
     for name, expected in content["files"].items():

@@ -59,9 +59,7 @@ def load_recipe(
     built = credit_chain(recipe, methods=methods, links=links)
     lonely = next((link.name for link in built.links if link.scope == "group"), None)
     if lonely and recipe.train.group < 2:
-        raise InputError(
-            f"link {lonely!r} compares the answers to one prompt: train.group must be at least 2"
-        )
+        raise InputError(f"link {lonely!r} compares the answers to one prompt: train.group must be at least 2")
     return recipe
 
 
@@ -141,9 +139,7 @@ def _override(table: dict[str, Any], text: str, path: Path) -> None:
         if isinstance(node, list):
             if not part.isdecimal() or int(part) >= len(node):
                 place = ".".join(parts[:depth])
-                raise InputError(
-                    f"override {text!r}: {place} is a list of {len(node)} tables, numbered from 0"
-                )
+                raise InputError(f"override {text!r}: {place} is a list of {len(node)} tables, numbered from 0")
             if last:
                 node[int(part)] = value
             else:
@@ -171,9 +167,7 @@ def _check_swap(credit: Any, method: Any, path: Path) -> None:
         )
 
 
-def _call(
-    kind: str, name: str, arguments: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]
-) -> Any:
+def _call(kind: str, name: str, arguments: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Any:
     """Call a method or link by name after checking its arguments against its signature."""
     if name not in functions:
         raise InputError(f"unknown {kind} {name!r} in [credit]: {did_you_mean(name, functions)}")
@@ -187,9 +181,7 @@ def _call(
         _check_type(f"{kind} {name!r}: {key}", value, types.get(key, Any))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
-            raise InputError(
-                f"{kind} {name!r} needs the argument {key!r}: add {key} = … to its [credit] table"
-            )
+            raise InputError(f"{kind} {name!r} needs the argument {key!r}: add {key} = … to its [credit] table")
     return function(**arguments)
 
 
@@ -212,18 +204,14 @@ def _localise(recipe: Recipe, path: Path) -> Recipe:
     task = recipe.task.model_copy(
         update={key: _find(f"task.{key}", getattr(recipe.task, key), bases) for key in ("train", "heldout")}
     )
-    reference = recipe.reference.model_copy(
-        update={"path": _find("reference.path", recipe.reference.path, bases)}
-    )
+    reference = recipe.reference.model_copy(update={"path": _find("reference.path", recipe.reference.path, bases)})
     return recipe.model_copy(update={"model": model, "task": task, "reference": reference})
 
 
 def _bases(path: Path) -> list[Path]:
     """Return the folders a relative path may start from: here, then the recipe's repository or folder."""
     folder = path.resolve().parent
-    roots = (
-        up for up in (folder, *folder.parents) if (up / "pyproject.toml").exists() or (up / ".git").exists()
-    )
+    roots = (up for up in (folder, *folder.parents) if (up / "pyproject.toml").exists() or (up / ".git").exists())
     return list(dict.fromkeys((Path.cwd(), next(roots, folder))))
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from forkpoint.environment import commit, versions
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Rollouts
 from forkpoint.train.checkpoint import latest_checkpoint
@@ -203,7 +202,7 @@ def write_recipe_json(
         "schema": 1,
         "recipe": recipe,
         "chain": list(chain),
-        "versions": versions(),
+        "versions": {"python": sys.version.split()[0], **versions()},
         "commit": commit(),
         "device": device,
         "seed": seed,
@@ -211,49 +210,6 @@ def write_recipe_json(
     with disk_errors("recipe.json", path.parent, INTACT), atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages whose behaviour decides a run's numbers."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": sys.version.split()[0]}
-    packages = (
-        "forkpoint",
-        "torch",
-        "transformers",
-        "tokenizers",
-        "safetensors",
-        "numpy",
-        "math-verify",
-        "peft",
-    )
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str | None:
-    """Return the git commit of the source that runs, `-dirty` appended where it was changed, or None."""
-    git = shutil.which("git")
-    source = Path(__file__)
-
-    def ask(*arguments: str) -> str | None:
-        command = [str(git), "-C", str(source.parent), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10)  # noqa: S603 (fixed words)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # A package installed into an environment inside somebody else's repository has no commit of its own.
-    if git is None or not ask("ls-files", "--error-unmatch", source.name):
-        return None
-    head = ask("rev-parse", "HEAD")
-    return f"{head}-dirty" if head and ask("status", "--porcelain", "--untracked-files=no") else head
 
 
 def _numbered(log: Path) -> Iterator[tuple[bytes, int]]:

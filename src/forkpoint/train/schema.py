@@ -38,9 +38,7 @@ class LoraTable(_Table):
     @classmethod
     def _names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(value, str) and value != "all-linear":
-            raise ValueError(
-                f"= {value!r} is neither 'all-linear' nor a list of layer names such as ['q_proj']"
-            )
+            raise ValueError(f"= {value!r} is neither 'all-linear' nor a list of layer names such as ['q_proj']")
         return value
 
 
@@ -108,9 +106,7 @@ class TaskTable(_Table):
         if self.name == "data" and self.train is None:
             raise ValueError("task.name is 'data', so task.train must name a file or a hub data set")
         if self.name.startswith("countdown") and (self.train or self.heldout):
-            raise ValueError(
-                f"task {self.name!r} draws its own problems: leave out train and heldout, or use 'data'"
-            )
+            raise ValueError(f"task {self.name!r} draws its own problems: leave out train and heldout, or use 'data'")
         return self
 
 
@@ -128,9 +124,7 @@ class PromptTable(_Table):
     @classmethod
     def _has_question(cls, value: str) -> str:
         if value not in ("auto", "none", "chat", "boxed") and "{question}" not in value:
-            raise ValueError(
-                "is neither auto, none, chat nor boxed, so it must be text that contains {question}"
-            )
+            raise ValueError("is neither auto, none, chat nor boxed, so it must be text that contains {question}")
         return value
 
 
@@ -204,8 +198,7 @@ class TrainTable(_Table):
             )
         if self.dynamic_sampling and self.group == 1:
             raise ValueError(
-                "train.group = 1 leaves no group whose answers differ: raise it, or set "
-                "train.dynamic_sampling = false"
+                "train.group = 1 leaves no group whose answers differ: raise it, or set train.dynamic_sampling = false"
             )
         return self
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from forkpoint.credit.link import Chain
 from forkpoint.decode.decoder import Sampling
+from forkpoint.environment import cores
 from forkpoint.errors import InputError
 from forkpoint.model import (
     add_lora,
@@ -28,8 +28,8 @@ from forkpoint.tasks.prompts import encode_prompts, end_token_ids, load_tokenize
 from forkpoint.tasks.readers import data_task, read_prompts
 from forkpoint.tasks.task import Judge, Task
 from forkpoint.train.schema import LoraTable, Recipe, TaskTable
-from forkpoint.verify.text import exact_judge
 from forkpoint.verify.math import math_judge
+from forkpoint.verify.text import exact_judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def load_policy(recipe: Recipe) -> Policy:
     threads = use_threads(table.threads)
     device = pick_device(table.device)
     dtype = ("bfloat16" if device.type == "cuda" else "float32") if table.dtype == "auto" else table.dtype
-    tokenizer = load_tokenizer(table.path)
+    tokenizer = load_tokenizer(table.path, revision=table.revision, trust_remote_code=table.trust_remote_code)
     model = load_model(
         table.path,
         dtype=dtype if table.lora is not None else "float32",
@@ -75,9 +75,7 @@ def load_policy(recipe: Recipe) -> Policy:
 
 def _adapted(model: Any, table: LoraTable, seed: int) -> Any:
     targets = table.targets if isinstance(table.targets, str) else list(table.targets)
-    return add_lora(
-        model, rank=table.rank, alpha=table.alpha, dropout=table.dropout, targets=targets, seed=seed
-    )
+    return add_lora(model, rank=table.rank, alpha=table.alpha, dropout=table.dropout, targets=targets, seed=seed)
 
 
 def make_task(recipe: Recipe) -> Task:
@@ -94,22 +92,37 @@ def make_task(recipe: Recipe) -> Task:
             raise InputError("task 'arithmetic-sequence' needs task.train and task.heldout, two parquet files")
         return arithmetic_sequence_task(table.train, table.heldout)
     assert table.train is not None  # noqa: S101 - the schema asks for it
-    prompts = _read(table, table.train, table.split, table.limit)
-    source, split = (table.heldout, table.heldout_split) if table.heldout else (table.train, table.heldout_split)
-    heldout = _read(table, source, split, None) if table.heldout or table.heldout_split else ()
-    return data_task("data", prompts, heldout, make_judge(table))
+    prompts = read_prompts(
+        table.train,
+        split=table.split,
+        question=table.question,
+        answer=table.answer,
+        answer_extraction=table.answer_extraction,
+        limit=table.limit,
+        config=table.config,
+    )
+    return data_task("data", prompts, _heldout(table), make_judge(table))
 
 
-def _read(table: TaskTable, source: str, split: str | None, limit: int | None) -> tuple[Prompt, ...]:
+def _heldout(table: TaskTable) -> tuple[Prompt, ...]:
+    source = table.heldout or (table.train if table.heldout_split else None)
+    if source is None:
+        return ()
     return read_prompts(
-        source, split=split, question=table.question, answer=table.answer, limit=limit, config=table.config
+        source,
+        split=table.heldout_split,
+        question=table.heldout_question or table.question,
+        answer=table.heldout_answer or table.answer,
+        answer_extraction=table.answer_extraction,
+        # The configuration is a setting of the data set in `train`.
+        config=None if table.heldout else table.config,
     )
 
 
 def make_judge(table: TaskTable) -> Judge:
     """Return the verifier the recipe names."""
     if table.verifier == "math":
-        workers = table.workers or max(1, (os.cpu_count() or 2) - 1)
+        workers = table.workers or max(1, cores() - 1)
         return math_judge(extraction=table.extraction, deadline=table.deadline, workers=workers)
     return {"exact": exact_judge(extraction=table.extraction), "sequence": sequence_judge}[table.verifier]
 
@@ -123,9 +136,7 @@ def make_sampling(recipe: Recipe, policy: Policy, *, temperature: float, top_p: 
     table = recipe.decode
     return Sampling(
         max_tokens=table.max_tokens,
-        stop_ids=end_token_ids(
-            policy.tokenizer, getattr(policy.model, "generation_config", None), table.stop
-        ),
+        stop_ids=end_token_ids(policy.tokenizer, getattr(policy.model, "generation_config", None), table.stop),
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,

@@ -54,10 +54,7 @@ def answer_columns(step: int, rollouts: Rollouts, token_text: Callable[[int], st
 def reward_parts(rollouts: Rollouts) -> list[str]:
     """Return the named parts of every answer's reward as a JSON object."""
     parts = {name: part.tolist() for name, part in rollouts.reward_parts.items()}
-    return [
-        json.dumps({name: json_value(part[row]) for name, part in parts.items()})
-        for row in range(rollouts.rows)
-    ]
+    return [json.dumps({name: json_value(part[row]) for name, part in parts.items()}) for row in range(rollouts.rows)]
 
 
 def lists(values_BT: Tensor, mask_BT: Tensor) -> Any:

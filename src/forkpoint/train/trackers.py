@@ -82,9 +82,7 @@ class _Guarded:
         except Exception as error:  # whatever a service raises, training goes on
             self._live.pop(name, None)
             first = (str(error).splitlines() or [""])[0]
-            self._report(
-                f"tracker {name} failed and is left out from here on: {type(error).__name__}: {first}"
-            )
+            self._report(f"tracker {name} failed and is left out from here on: {type(error).__name__}: {first}")
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         for name, tracker in list(self._live.items()):

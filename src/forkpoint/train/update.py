@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +93,7 @@ def learn(
     """
     length_B = row_lengths(rollouts)
     recorded = credit
-    totals: Counter[str] = Counter()
+    totals: defaultdict[str, float] = defaultdict(float)
     updates = 0
     for epoch in range(settings.epochs):
         minis = mini_batches(rollouts.group_B, settings.mini_prompts, settings.seed, "mini", step, epoch)
@@ -122,17 +122,16 @@ def learn(
             parts: list[tuple[Tensor, Credit]] = []
             for part in _passes(here, totals):
                 loss = policy_loss(chain, part.forward, part.rollouts, part.credit, part.coefficient_BT)
-                loss.value.backward()  # type: ignore[no-untyped-call]
-                totals.update(loss.sums)
+                loss.value.backward()
+                for name, value in loss.sums.items():
+                    totals[name] += value
                 totals["loss"] += float(loss.value.detach())
                 parts.append((part.rows, part.credit))
                 states = part.states
             totals["grad_norm"] += _apply(model, optimizer, settings.grad_clip, step)
             recorded = _record(recorded, parts)
             updates += 1
-    return Updated(
-        credit=recorded, states=states, updates=updates, metrics=_metrics(totals, updates, rollouts, states)
-    )
+    return Updated(credit=recorded, states=states, updates=updates, metrics=_metrics(totals, updates, rollouts, states))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +167,7 @@ class _Mini:
     def forward(self, rows: Tensor) -> Forward:
         return forward_rows(
             self.model,
-            _rows_of(self.rollouts, rows),
+            self.rollouts.select(rows, trim=False),
             temperature=self.temperature,
             entropy_gradient="entropy_gradient" in self.chain.needs and torch.is_grad_enabled(),
         )
@@ -177,7 +176,7 @@ class _Mini:
         return run(
             self.chain,
             self.credit.select(rows),
-            _rows_of(self.rollouts, rows),
+            self.rollouts.select(rows, trim=False),
             self.states,
             when="update",
             forward=forward,
@@ -186,7 +185,7 @@ class _Mini:
         )
 
 
-def _passes(mini: _Mini, totals: Counter[str]) -> Iterator[_Pass]:
+def _passes(mini: _Mini, totals: defaultdict[str, float]) -> Iterator[_Pass]:
     """Yield the forward passes of one mini-batch, with the credit each of them learns by."""
     chain = mini.chain
     whole = len(mini.cuts) == 1 and not (chain.span == "rollout" and mini.others)
@@ -207,7 +206,7 @@ def _credit_on_the_pass(mini: _Mini) -> Iterator[_Pass]:
     rows_here = sum(cut.numel() for cut in mini.cuts)
     for cut in mini.cuts:
         forward = mini.forward(cut)
-        rollouts = _rows_of(mini.rollouts, cut)
+        rollouts = mini.rollouts.select(cut, trim=False)
         credit, states = mini.update_stage(cut, forward)
         alone_BT = coefficients(credit, rollouts, mini.batching.select(cut))
         if len(mini.cuts) == 1:
@@ -226,7 +225,7 @@ def _credit_on_the_pass(mini: _Mini) -> Iterator[_Pass]:
         )
 
 
-def _credit_before_the_passes(mini: _Mini, totals: Counter[str]) -> Iterator[_Pass]:
+def _credit_before_the_passes(mini: _Mini, totals: defaultdict[str, float]) -> Iterator[_Pass]:
     """Run the links once over the whole span, then learn micro-batch by micro-batch.
 
     A chain that looks at the current policy needs every row's forward first: one pass without gradient.
@@ -245,7 +244,7 @@ def _credit_before_the_passes(mini: _Mini, totals: Counter[str]) -> Iterator[_Pa
         totals["statistics_tokens"] += int(row_lengths(mini.rollouts)[span].sum())
         totals["statistics_seconds"] += time.perf_counter() - began
     credit, states = mini.update_stage(span, seen)
-    coefficient_BT = coefficients(credit, _rows_of(mini.rollouts, span), mini.batching.select(span))
+    coefficient_BT = coefficients(credit, mini.rollouts.select(span, trim=False), mini.batching.select(span))
     first = 0
     for cut in mini.cuts:
         at = torch.arange(first, first + cut.numel(), device=span.device)
@@ -253,30 +252,11 @@ def _credit_before_the_passes(mini: _Mini, totals: Counter[str]) -> Iterator[_Pa
         yield _Pass(
             rows=cut,
             forward=mini.forward(cut),
-            rollouts=_rows_of(mini.rollouts, cut),
+            rollouts=mini.rollouts.select(cut, trim=False),
             credit=credit.select(at),
             coefficient_BT=coefficient_BT[at],
             states=states,
         )
-
-
-def _rows_of(rollouts: Rollouts, rows: Tensor) -> Rollouts:
-    """Return the rows at full width, so that (B, T) values of different cuts fit together."""
-    taken = rollouts.select(rows)
-    T, S = rollouts.ids_BT.shape[1], rollouts.prompt_BS.shape[1]
-    if taken.ids_BT.shape[1] == T and taken.prompt_BS.shape[1] == S:
-        return taken
-
-    def wide(value: Tensor | None) -> Tensor | None:
-        return None if value is None else torch.nn.functional.pad(value, (0, T - value.shape[1]))
-
-    return dataclasses.replace(
-        taken,
-        **{
-            name: wide(getattr(taken, name))
-            for name in ("ids_BT", "mask_BT", "logp_BT", "entropy_BT", "ref_logp_BT")
-        },
-    )
 
 
 def _apply(model: Any, optimizer: torch.optim.Optimizer, grad_clip: float, step: int) -> float:
@@ -306,7 +286,9 @@ def _record(recorded: Credit, parts: list[tuple[Tensor, Credit]]) -> Credit:
     return dataclasses.replace(recorded, advantage_BT=advantage_BT, weight_BT=weight_BT, keep_BT=keep_BT)
 
 
-def _metrics(totals: Counter[str], updates: int, rollouts: Rollouts, states: list[State]) -> dict[str, float]:
+def _metrics(
+    totals: defaultdict[str, float], updates: int, rollouts: Rollouts, states: list[State]
+) -> dict[str, float]:
     learned = max(totals["learned"], 1)
     snapshots = [state["metrics"] for state in states if "metrics" in state]
     return {

@@ -109,9 +109,7 @@ def number(answer: str) -> Fraction | None:
     if not text or sum(character.isdigit() for character in text) > MAX_DIGITS or not text.isascii():
         return None
     if fraction := _FRACTION.fullmatch(text):
-        top, bottom = (
-            next(filter(None, fraction.group(*names))) for names in (("a", "a1", "a2"), ("b", "b1", "b2"))
-        )
+        top, bottom = (next(filter(None, fraction.group(*names))) for names in (("a", "a1", "a2"), ("b", "b1", "b2")))
         value = Fraction(int(top), int(bottom)) if int(bottom) else None
         return -value if value is not None and fraction["sign"] == "-" else value
     match = _NUMBER.fullmatch(text)

@@ -27,9 +27,7 @@ class MathJudge:
     It owns worker processes once it has needed them; `close` it or use it in a `with` block.
     """
 
-    def __init__(
-        self, *, extraction: str, gold_extraction: str, deadline: float, workers: int, cache: int
-    ) -> None:
+    def __init__(self, *, extraction: str, gold_extraction: str, deadline: float, workers: int, cache: int) -> None:
         for name in (extraction, gold_extraction):
             if name not in EXTRACTIONS:
                 raise InputError(f"unknown answer extraction {name!r}: {did_you_mean(name, EXTRACTIONS)}")

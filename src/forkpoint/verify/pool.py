@@ -92,9 +92,7 @@ class VerifierPool:
         memory: int = MEMORY_BYTES,
     ) -> None:
         if workers < 1 or deadline <= 0:
-            raise InputError(
-                f"a verifier pool needs workers >= 1 and deadline > 0, not {workers} and {deadline}"
-            )
+            raise InputError(f"a verifier pool needs workers >= 1 and deadline > 0, not {workers} and {deadline}")
         self._arguments = [
             _name(function),
             "" if prepare is None else _name(prepare),
@@ -148,9 +146,7 @@ class VerifierPool:
 
     def _assign(self, items: Sequence[Any], waiting: deque[int]) -> None:
         """Start the workers that are worth starting and hand an item to every free one."""
-        self._remove(
-            [w for w in self._workers if w.item is None and w.process.poll() is not None and w.ready]
-        )
+        self._remove([w for w in self._workers if w.item is None and w.process.poll() is not None and w.ready])
         free = sum(worker.item is None for worker in self._workers)
         for _ in range(min(self._size - len(self._workers), len(waiting) - free)):
             self._workers.append(_start(self._arguments))
@@ -182,17 +178,14 @@ class VerifierPool:
                     worker.due = worker.due if data else -1.0
         return active
 
-    def _advance(
-        self, worker: _Worker, outcomes: list[Outcome | None], waiting: deque[int], tries: list[int]
-    ) -> None:
+    def _advance(self, worker: _Worker, outcomes: list[Outcome | None], waiting: deque[int], tries: list[int]) -> None:
         """Take a finished line, a death or a missed deadline into account."""
         if worker.incoming.endswith(b"\n"):
             reply, worker.incoming = json.loads(worker.incoming), bytearray()
             if "failed" in reply:
                 self._remove([worker])
                 raise TrainingError(
-                    f"a verifier worker cannot start: {reply['failed']}; "
-                    "`forkpoint env` lists what is installed"
+                    f"a verifier worker cannot start: {reply['failed']}; `forkpoint env` lists what is installed"
                 )
             if worker.item is not None:
                 outcomes[worker.item] = Outcome(value=reply.get("value"), failure=reply.get("error", ""))

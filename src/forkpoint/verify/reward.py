@@ -13,9 +13,7 @@ from forkpoint.tasks.task import Judge
 from forkpoint.verify.length import overlong_penalty_B
 
 
-def rewarded(
-    rollouts: Rollouts, judge: Judge, *, overlong_buffer: int = 0, overlong_factor: float = 1.0
-) -> Rollouts:
+def rewarded(rollouts: Rollouts, judge: Judge, *, overlong_buffer: int = 0, overlong_factor: float = 1.0) -> Rollouts:
     """Return the rollouts with rewards, their parts, verdicts and what was judged.
 
         R = R_verifier + factor * overlong(length)
@@ -53,9 +51,7 @@ def rewarded(
             buffer=overlong_buffer,
         )
         parts["overlong"] = overlong_factor * torch.where(judged_B, penalty_B, 0.0)
-    reward_B = (
-        torch.stack(list(parts.values())).sum(0) if parts else torch.zeros(rollouts.rows, device=device)
-    )
+    reward_B = torch.stack(list(parts.values())).sum(0) if parts else torch.zeros(rollouts.rows, device=device)
     return dataclasses.replace(
         rollouts,
         reward_B=reward_B,

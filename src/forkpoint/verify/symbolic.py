@@ -100,9 +100,7 @@ def _boxed_latex() -> Any:
 
 def _same_size(gold: Any, answer: Any) -> bool:
     """Return False for two small numbers that agree only because both round to zero."""
-    if not all(
-        getattr(side, "is_number", False) and getattr(side, "is_real", False) for side in (gold, answer)
-    ):
+    if not all(getattr(side, "is_number", False) and getattr(side, "is_real", False) for side in (gold, answer)):
         return True
     left, right = gold.evalf(30), answer.evalf(30)
     largest = max(abs(left), abs(right))
