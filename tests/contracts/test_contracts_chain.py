@@ -12,6 +12,7 @@ from method_table import EVERY, ROWS, close, same_learning
 from core_batches import learn, random_rollouts
 from forkpoint.credit import (
     chain,
+    clip,
     credit_of,
     init,
     run,

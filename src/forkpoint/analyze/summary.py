@@ -12,6 +12,7 @@ import numpy as np
 
 from forkpoint.analyze.rundata import RunData, number, read_rollouts, series, step_of, table_rows
 from forkpoint.errors import InputError
+from forkpoint.evaluate import stats
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -197,16 +198,14 @@ def paired_difference(before: Table, after: Table) -> tuple[float, float, float]
 
     Returns:
         Difference, low, high; NaN for all below two shared problems.
-    """
-    from scipy.stats import t
 
-    first, last = _accuracy_by_problem(before), _accuracy_by_problem(after)
-    change = np.array([last[p] - first[p] for p in sorted(first.keys() & last.keys())])
-    if change.size < 2:
+    Raises:
+        InputError: Where no problem is shared.
+    """
+    found = stats.paired_difference(*_verdicts(after), *_verdicts(before))
+    if found.problems < 2:
         return math.nan, math.nan, math.nan
-    half = float(t.ppf(0.975, change.size - 1) * change.std(ddof=1) / math.sqrt(change.size))
-    middle = float(change.mean())
-    return middle, middle - half, middle + half
+    return found.value, found.low, found.high
 
 
 def unpaired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
@@ -229,9 +228,8 @@ def unpaired_difference(before: Sequence[float], after: Sequence[float]) -> tupl
     return p2 - p1, p2 - p1 - math.hypot(p2 - l2, u1 - p1), p2 - p1 + math.hypot(u2 - p2, p1 - l1)
 
 
-def _accuracy_by_problem(table: Table) -> dict[str, float]:
-    verdicts: dict[str, list[bool]] = {}
-    for row in table_rows(table.select(["prompt_id", "verdict"]), range(table.num_rows)):
-        if row["verdict"] in ("right", "wrong"):
-            verdicts.setdefault(str(row["prompt_id"]), []).append(row["verdict"] == "right")
-    return {problem: sum(rights) / len(rights) for problem, rights in verdicts.items()}
+def _verdicts(table: Table) -> tuple[list[str], list[float]]:
+    """Return the problem and value of every judged answer."""
+    rows = table_rows(table.select(["prompt_id", "verdict"]), range(table.num_rows))
+    judged = [row for row in rows if row["verdict"] in ("right", "wrong")]
+    return [str(row["prompt_id"]) for row in judged], [float(row["verdict"] == "right") for row in judged]
