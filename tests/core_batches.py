@@ -48,9 +48,7 @@ def rollouts_of(
         group_B=torch.tensor(groups, dtype=torch.int64),
         sample_B=torch.tensor([groups[:i].count(g) for i, g in enumerate(groups)], dtype=torch.int64),
         logp_BT=padded(logp, T=T, dtype=dtype),
-        entropy_BT=padded(
-            entropy if entropy is not None else [[1.0] * len(r) for r in logp], T=T, dtype=dtype
-        ),
+        entropy_BT=padded(entropy if entropy is not None else [[1.0] * len(r) for r in logp], T=T, dtype=dtype),
         finish=("stop",) * B,
         text=("",) * B,
         reward_B=None if reward is None else torch.tensor(reward, dtype=dtype),
@@ -166,13 +164,7 @@ def learn(
 
 def rows_of(rollouts: Rollouts, rows: Tensor) -> Rollouts:
     """Return the given rows at full width."""
-    per_row = {
-        field.name: getattr(rollouts, field.name)[rows]
-        for field in dataclasses.fields(rollouts)
-        if isinstance(getattr(rollouts, field.name), Tensor)
-    }
-    names = {name: tuple(getattr(rollouts, name)[i] for i in rows.tolist()) for name in ("finish", "text")}
-    return dataclasses.replace(rollouts, **per_row, **names)
+    return rollouts.select(rows, trim=False)
 
 
 def forward_of(rollouts: Rollouts, value: Tensor | float = 0.0) -> Forward:

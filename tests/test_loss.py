@@ -34,9 +34,7 @@ def same(got, expected):
 
 def ratios(rows, **credit):
     """Return (logp with gradient, rollouts, credit) whose ratios π/π_old are the given numbers."""
-    rollouts = rollouts_of(
-        [[-1.0 - 0.1 * t for t in range(len(row))] for row in rows], groups=[0] * len(rows)
-    )
+    rollouts = rollouts_of([[-1.0 - 0.1 * t for t in range(len(row))] for row in rows], groups=[0] * len(rows))
     logp_BT = (rollouts.logp_BT + padded([[math.log(r) for r in row] for row in rows])).requires_grad_()
     blank = blank_credit(rollouts)
     return logp_BT, rollouts, dataclasses.replace(blank, **credit)
@@ -197,9 +195,7 @@ def test_weight_scales_the_surrogate_but_not_the_penalty_and_keep_silences_both(
         advantage_BT=full(credit, 1.0),
         weight_BT=torch.tensor([[1.0, 0.25, 1.0]], dtype=torch.float64),
         keep_BT=torch.tensor([[True, True, False]]),
-        penalties=(
-            Penalty(coefficient_BT=full(credit, 3.0), target_logp_BT=logp_BT.detach() + 1, form="k2"),
-        ),
+        penalties=(Penalty(coefficient_BT=full(credit, 3.0), target_logp_BT=logp_BT.detach() + 1, form="k2"),),
     )
     got = token_losses(logp_BT, rollouts, credit)
     same(got.detach(), [[0.5, 1.25, 0.0]])
@@ -242,9 +238,7 @@ def test_coefficients(denominator, per_row):
 def test_coefficients_of_nothing_are_zero(denominator):
     rollouts = rollouts_of([[-1.0] * 2, []], groups=[0, 1])
     nothing = torch.zeros_like(rollouts.mask_BT)
-    credit = dataclasses.replace(
-        blank_credit(rollouts), keep_BT=nothing, denominator=denominator, constant=3.0
-    )
+    credit = dataclasses.replace(blank_credit(rollouts), keep_BT=nothing, denominator=denominator, constant=3.0)
     got = coefficients(credit, rollouts, Batching(mini_B=torch.tensor([0, 1]), micro_B=torch.tensor([0, 1])))
     same(got, torch.zeros(2, 2))
 

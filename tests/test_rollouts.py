@@ -40,8 +40,17 @@ def test_select_nothing():
     rollouts, _ = random_rollouts()
     part = rollouts.select(torch.zeros(0, dtype=torch.int64))
     assert part.rows == 0
-    assert part.ids_BT.shape == (0, 0)
+    assert part.ids_BT.shape[0] == part.prompt_BS.shape[0] == part.logp_BT.shape[0] == 0
     assert part.finish == ()
+
+
+def test_select_without_trim_keeps_the_width():
+    rollouts, _ = random_rollouts()
+    part = rollouts.select(torch.tensor([3, 1]), trim=False)  # 1 and 2 of 6 positions
+    assert torch.equal(part.ids_BT, rollouts.ids_BT[[3, 1]])
+    assert torch.equal(part.mask_BT, rollouts.mask_BT[[3, 1]])
+    assert torch.equal(part.prompt_BS, rollouts.prompt_BS[[3, 1]])
+    assert torch.equal(part.ref_logp_BT, rollouts.ref_logp_BT[[3, 1]])
 
 
 def test_select_leaves_absent_values_absent():

@@ -51,9 +51,7 @@ def test_unknown_scope_names_the_nearest():
 
 
 def test_batching_selects_rows():
-    batching = Batching(mini_B=torch.tensor([0, 1, 1]), micro_B=torch.tensor([0, 1, 2])).select(
-        torch.tensor([2, 0])
-    )
+    batching = Batching(mini_B=torch.tensor([0, 1, 1]), micro_B=torch.tensor([0, 1, 2])).select(torch.tensor([2, 0]))
     assert (batching.mini_B.tolist(), batching.micro_B.tolist()) == ([1, 0], [2, 0])
 
 

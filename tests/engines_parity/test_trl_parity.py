@@ -184,9 +184,7 @@ def test_loss_and_gradient_are_trl_s(oracle, name, passes):
     trainer = oracle(passes=len(micros), **arguments)
     for seed, levels in ((0, None), (1, None), (2, 3), (3, 1)):
         rollouts, forward = batch(seed, levels)
-        value, by_logp, by_entropy = their_loss(
-            trainer, rollouts, forward, advantages_of(method, rollouts), micros
-        )
+        value, by_logp, by_entropy = their_loss(trainer, rollouts, forward, advantages_of(method, rollouts), micros)
         ours = learn(method, rollouts, forward, [micros])
         assert ours.value == pytest.approx(value, abs=1e-6)
         torch.testing.assert_close(ours.logp_gradient_BT, by_logp, rtol=0, atol=1e-6)
@@ -205,9 +203,7 @@ def test_every_token_s_loss_is_trl_s(oracle, name):
     ours_BT = token_losses(forward.logp_BT, rollouts, credit)
     whole = trainer.get_high_entropy_mask
     selected_BT = whole(forward.entropy_BT, rollouts.mask_BT.long(), 1 - trainer.top_entropy_quantile)
-    trainer.get_high_entropy_mask = lambda *_: (
-        selected_BT
-    )  # the selection is over all tokens, not over the one
+    trainer.get_high_entropy_mask = lambda *_: selected_BT  # the selection is over all tokens, not over the one
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (forward.logp_BT, forward.entropy_BT, None)
     their_BT = torch.zeros_like(ours_BT)
     for i, t in rollouts.mask_BT.nonzero().tolist():
@@ -230,9 +226,7 @@ def test_every_token_s_loss_is_trl_s(oracle, name):
 def test_the_entropy_mask_is_trl_s(oracle, trainer_for_masks, share, levels):
     for seed in range(6):
         rollouts, forward = batch(seed, levels)
-        theirs = trainer_for_masks.get_high_entropy_mask(
-            forward.entropy_BT, rollouts.mask_BT.long(), 1 - share
-        )
+        theirs = trainer_for_masks.get_high_entropy_mask(forward.entropy_BT, rollouts.mask_BT.long(), 1 - share)
         one = torch.zeros(rollouts.rows, dtype=torch.int64)
         assert torch.equal(above_quantile(forward.entropy_BT, rollouts.mask_BT, share, one), theirs)
         single = above_quantile(forward.entropy_BT.float(), rollouts.mask_BT, share, one)

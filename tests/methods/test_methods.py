@@ -214,9 +214,7 @@ def test_reinforce_pp_puts_the_kl_of_the_recorded_policy_into_the_return():
 
     Returns are 1 - 0.5 (0.2 + 0.4) = 0.7, 1 - 0.5 * 0.4 = 0.8 and 0 + 0.05 = 0.05.
     """
-    rollouts = rollouts_of(
-        [[-1.0, -1.0], [-2.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.2, -1.4], [-1.9]]
-    )
+    rollouts = rollouts_of([[-1.0, -1.0], [-2.0]], groups=[0, 1], reward=[1.0, 0.0], ref=[[-1.2, -1.4], [-1.9]])
     returns = torch.tensor([0.7, 0.8, 0.05], dtype=torch.float64)
     expected = (returns - returns.mean()) / (returns.var() + 1e-8).sqrt()
     got = learn(methods.reinforce_pp(kl_coefficient=0.5), rollouts, forward_of(rollouts)).credit.advantage_BT
@@ -233,9 +231,7 @@ def test_reinforce_pp_with_group_baseline_has_the_kl_in_the_loss():
     bare = learn(methods.reinforce_pp(baseline="group"), rollouts, forward)
     assert got.value - bare.value == pytest.approx(0.5 * 0.1**2 / 2, abs=1e-12)
     difference = (got.logp_gradient_BT - bare.logp_gradient_BT)[rollouts.mask_BT]
-    torch.testing.assert_close(
-        difference, torch.full((8,), -0.5 * 0.1 / 8, dtype=torch.float64), rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(difference, torch.full((8,), -0.5 * 0.1 / 8, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_dual_clip_bounds_the_loss_of_a_bad_answer():
@@ -316,9 +312,7 @@ def test_a_package_may_not_take_a_name_that_is_taken(monkeypatch):
 
 
 def test_a_package_adds_a_method(monkeypatch):
-    entry = type(
-        "Entry", (), {"name": "mine", "value": "other:mine", "load": staticmethod(lambda: methods.dapo)}
-    )()
+    entry = type("Entry", (), {"name": "mine", "value": "other:mine", "load": staticmethod(lambda: methods.dapo)})()
     monkeypatch.setattr(methods, "entry_points", lambda group: [entry])
     assert method_chain("mine", clip_high=0.3).links[1].arguments["high"] == 0.3
 

@@ -148,9 +148,7 @@ def leave_one_out_advantage() -> Link:
     return Link(name="leave_one_out_advantage", update=update, scope="group", needs=frozenset({"reward"}))
 
 
-def batch_advantage(
-    *, baseline: Literal["none", "group"] = "none", kl: float = 0.0, eps: float = 1e-8
-) -> Link:
+def batch_advantage(*, baseline: Literal["none", "group"] = "none", kl: float = 0.0, eps: float = 1e-8) -> Link:
     """Link: the batch-whitened return of REINFORCE++.
 
         G_t = R - kl Σ_{s≥t} (log π_old(y_s) - log π_ref(y_s)),   A = whiten(G)

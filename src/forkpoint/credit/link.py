@@ -49,9 +49,7 @@ class Regulariser(Protocol):
     It must be additive over rows: the sum over any split of the rows equals the value on all of them.
     """
 
-    def __call__(
-        self, forward: Forward, rollouts: Rollouts, credit: Credit, coefficient_BT: Tensor
-    ) -> Tensor:
+    def __call__(self, forward: Forward, rollouts: Rollouts, credit: Credit, coefficient_BT: Tensor) -> Tensor:
         """Return a scalar to be added to the loss."""
         ...
 
@@ -254,9 +252,7 @@ def masked(link: Link, where: Callable[[Rollouts, Credit], Tensor], *, name: str
             if new_BT is None and old_BT is None:
                 return None
             open_BT = torch.full_like(credit.advantage_BT, open_bound)
-            return torch.where(
-                where_BT, open_BT if new_BT is None else new_BT, open_BT if old_BT is None else old_BT
-            )
+            return torch.where(where_BT, open_BT if new_BT is None else new_BT, open_BT if old_BT is None else old_BT)
 
         added = tuple(
             dataclasses.replace(p, coefficient_BT=torch.where(where_BT, p.coefficient_BT, 0.0))

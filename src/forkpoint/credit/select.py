@@ -70,9 +70,7 @@ def top_share(
     return top_count(value_BT, mask_BT, count_S.to(torch.int64), segment_B, order_BT)
 
 
-def above_quantile(
-    value_BT: Tensor, mask_BT: Tensor, share: float, segment_B: Tensor, *, keep: str = "top"
-) -> Tensor:
+def above_quantile(value_BT: Tensor, mask_BT: Tensor, share: float, segment_B: Tensor, *, keep: str = "top") -> Tensor:
     """Return the mask of tokens at or above the (1 - share)-quantile of their segment; ties are all kept.
 
         top:     value >= τ,  τ the (1 - share)-quantile with linear interpolation
@@ -195,9 +193,7 @@ def top_entropy(
 
 def _check_arguments(share: float, source: str, scope: str, ties: str, denominator: str, keep: str) -> None:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise InputError(
-            f"share is {share!r} and must be a number in (0, 1]: the fraction of tokens that learns"
-        )
+        raise InputError(f"share is {share!r} and must be a number in (0, 1]: the fraction of tokens that learns")
     check_scope(scope)
     for name, value, valid in (
         ("source", source, SOURCES),

@@ -20,8 +20,7 @@ from forkpoint.methods.reinforce_pp import reinforce_pp
 from forkpoint.methods.rloo import rloo
 
 METHODS: dict[str, Callable[..., Chain]] = {
-    method.__name__: method
-    for method in (grpo, dr_grpo, rloo, reinforce_pp, dapo, gspo, cispo, entropy_bonus, forking)
+    method.__name__: method for method in (grpo, dr_grpo, rloo, reinforce_pp, dapo, gspo, cispo, entropy_bonus, forking)
 }
 """The methods that ship, by name."""
 
@@ -73,8 +72,7 @@ def _describe(name: str, method: Callable[..., Chain]) -> dict[str, Any]:
     equation = next((block for block in blocks if block.startswith("    ")), "")
     source = doc.split("Source:", 1)[1].split("\n\n")[0] if "Source:" in doc else ""
     stages = dict.fromkeys(
-        "advantage" if "advantage" in link.name else _STAGES.get(link.name, "credit")
-        for link in method().links
+        "advantage" if "advantage" in link.name else _STAGES.get(link.name, "credit") for link in method().links
     )
     return {
         "name": name,
@@ -84,9 +82,7 @@ def _describe(name: str, method: Callable[..., Chain]) -> dict[str, Any]:
         "source": " ".join(source.split()),
         "stage": ", ".join(stages),
         "needs": sorted(method().needs),
-        "arguments": {
-            key: parameter.default for key, parameter in inspect.signature(method).parameters.items()
-        },
+        "arguments": {key: parameter.default for key, parameter in inspect.signature(method).parameters.items()},
         "links": [link.name for link in method().links],
     }
 
