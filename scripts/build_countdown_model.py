@@ -273,9 +273,7 @@ def card(measured: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) ->
     """Return the model card: `countdown_card.md` filled with what was measured."""
     profile = [[label, *(form.format(**m) for m in measured.values()), paper] for label, form, paper in ROWS]
     kinds = [*dict.fromkeys(PLACES), "after a failed attempt", "end"]
-    places = [
-        [kind, *(f"{m['places'].get(kind, math.nan):.3f}" for m in measured.values())] for kind in kinds
-    ]
+    places = [[kind, *(f"{m['places'].get(kind, math.nan):.3f}" for m in measured.values())] for kind in kinds]
     names = [f"`{name}`" for name in measured]
     one = next(iter(measured.values()))
     return (
@@ -319,9 +317,7 @@ def write(out: Path, model: Any, tokenizer: Any) -> None:
 
 def main() -> None:
     """Build, measure, write the card."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("models/countdown"))
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--rows", type=int, default=64)
@@ -346,9 +342,7 @@ def main() -> None:
     measured = {}
     for setting in SETTINGS:
         task = countdown_task(setting)
-        measured[setting] = measure(
-            tokenizer, task, sample(model, tokenizer, task, answers=args.answers, seed=0)
-        )
+        measured[setting] = measure(tokenizer, task, sample(model, tokenizer, task, answers=args.answers, seed=0))
         print(json.dumps({setting: measured[setting]}, indent=1), flush=True)
     text = card(measured, {**made, "parameters": model.num_parameters()})
     staging = args.out / f".README.{os.getpid()}"

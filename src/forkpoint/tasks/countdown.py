@@ -94,9 +94,7 @@ def targets(numbers: tuple[int, int, int]) -> Mapping[int, float]:
     A target is positive and reached by at least `MIN_CHANCE` of random attempts; it is drawn in proportion
     to how often it is reached. The weights sum to 1.
     """
-    chance = {
-        value: p for value, p in sorted(attempt_values(numbers).items()) if value > 0 and p >= MIN_CHANCE
-    }
+    chance = {value: p for value, p in sorted(attempt_values(numbers).items()) if value > 0 and p >= MIN_CHANCE}
     total = sum(chance.values())
     return {value: p / total for value, p in chance.items()}
 

@@ -25,6 +25,4 @@ def random_stream(seed: int, position: int, purpose: int = 0) -> np.random.Gener
         if not 0 <= value < 2**64:
             raise InputError(f"{name} {value} is outside 0 to 2**64 - 1; choose one inside.")
     key = np.array([seed, purpose], dtype=np.uint64)
-    return np.random.Generator(
-        np.random.Philox(key=key, counter=np.array([0, position, 0, 0], dtype=np.uint64))
-    )
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, position, 0, 0], dtype=np.uint64)))
