@@ -36,10 +36,12 @@ from pathlib import Path
 from typing import Any
 
 import benchtables
-from engine_workers import GATE, SYSTEMS, work
+from engine_gate import parity
+from engine_workers import SYSTEMS, work
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = "trl"
+GATE = "gate"
 GOAL_SPEED, GOAL_MEMORY = 4.0, 0.6
 SIGMAS = 4.0
 """Base accuracy and length may differ by this many standard errors between two systems."""
@@ -72,15 +74,15 @@ def spawn(system: str, *, model: Path, turn: int, steps: int) -> dict[str, Any]:
         return json.loads(report.read_text())
 
 
-def gate(reports: dict[str, list[dict[str, Any]]], parity: dict[str, Any]) -> list[str]:
+def gate(reports: dict[str, list[dict[str, Any]]], alike: dict[str, Any]) -> list[str]:
     """Return what makes the comparison unfair; empty when nothing does."""
     faults = []
-    if parity["loss_error"] > LOSS_ERROR:
-        faults.append(f"loss of preset 'trl' differs from TRL's by {parity['loss_error']:.2e}")
-    if parity["gradient_error"] > GRADIENT_ERROR:
-        faults.append(f"gradient of preset 'trl' differs from TRL's by {parity['gradient_error']:.2e} of its norm")
-    if parity["counted"] != parity["counted_trl"]:
-        faults.append(f"{parity['counted']} tokens selected, TRL selects {parity['counted_trl']}")
+    if alike["loss_error"] > LOSS_ERROR:
+        faults.append(f"loss of preset 'trl' differs from TRL's by {alike['loss_error']:.2e}")
+    if alike["gradient_error"] > GRADIENT_ERROR:
+        faults.append(f"gradient of preset 'trl' differs from TRL's by {alike['gradient_error']:.2e} of its norm")
+    if alike["counted"] != alike["counted_trl"]:
+        faults.append(f"{alike['counted']} tokens selected, TRL selects {alike['counted_trl']}")
     peer = reports[PEER]
     for name, runs in reports.items():
         for run, theirs in zip(runs, peer, strict=True):
@@ -111,7 +113,7 @@ def rate(run: dict[str, Any]) -> float:
     return sum(step["tokens"] for step in run["steps"]) / sum(step["cpu"] for step in run["steps"])
 
 
-def tables(reports: dict[str, list[dict[str, Any]]], parity: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+def tables(reports: dict[str, list[dict[str, Any]]], alike: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """Return the markdown paragraphs and the numbers behind them."""
     speed = {name: [rate(run) for run in runs] for name, runs in reports.items()}
     peak = {name: [run["memory"]["peak"] for run in runs] for name, runs in reports.items()}
@@ -166,8 +168,9 @@ def tables(reports: dict[str, list[dict[str, Any]]], parity: dict[str, Any]) -> 
             f"`{name}` base accuracy {acc:.3f} ± {acc_error:.3f}, length {size:.1f} ± {size_error:.1f}"
             for name, ((acc, acc_error), (size, size_error)) in base.items()
         )
-        + f"; loss of preset `trl` within {parity['loss_error']:.1e} of TRL's {parity['loss']:.4f}, gradient within "
-        f"{parity['gradient_error']:.1e} of its norm, {parity['counted']} of {parity['tokens']} tokens selected by both.",
+        + f"; loss of preset `trl` within {alike['loss_error']:.1e} of TRL's {alike['loss']:.4f}, gradient "
+        f"within {alike['gradient_error']:.1e} of its norm; {alike['counted']} of {alike['tokens']} tokens "
+        "selected by both.",
     ]
     return paragraphs, {"tokens_per_cpu_second": speed, "speed_ratio": gain, "peak_mb": peak, "memory_ratio": share}
 
@@ -185,12 +188,18 @@ def main() -> None:
     arguments = parser.parse_args()
     model = arguments.model.resolve()
     if arguments.worker:
-        found = work(arguments.worker, model=model, turn=arguments.turn, steps=arguments.steps)
+        import torch
+
+        torch.set_num_threads(1)
+        if arguments.worker == GATE:
+            found = parity(model)
+        else:
+            found = work(arguments.worker, model=model, turn=arguments.turn, steps=arguments.steps)
         arguments.report.write_text(json.dumps(found))
         return
     if not (model / "config.json").is_file():
         raise SystemExit(f"no model at {arguments.model}: give one with --model")
-    parity = spawn(GATE, model=model, turn=0, steps=0)
+    alike = spawn(GATE, model=model, turn=0, steps=0)
     reports: dict[str, list[dict[str, Any]]] = {name: [] for name in SYSTEMS}
     for turn in range(arguments.rounds):
         first = turn % len(SYSTEMS)
@@ -198,11 +207,11 @@ def main() -> None:
             run = spawn(name, model=model, turn=turn, steps=arguments.steps)
             reports[name].append(run)
             print(f"round {turn + 1} of {arguments.rounds}: {name} {rate(run):.0f} tokens / CPU-second", flush=True)
-    faults = gate(reports, parity)
+    faults = gate(reports, alike)
     if faults:
         raise SystemExit("no table, the comparison is not fair:\n  " + "\n  ".join(faults))
     where = benchtables.surroundings(threads=1)
-    paragraphs, numbers = tables(reports, parity)
+    paragraphs, numbers = tables(reports, alike)
     settings = (
         f"Model `{arguments.model.name}`, Countdown, 32 prompts x 8 answers, 4 updates of 64 answers a step; "
         f"{arguments.rounds} rounds in turn, fresh processes, {arguments.steps} steps each after one of warm-up; "
@@ -212,7 +221,7 @@ def main() -> None:
     print(f"\n{text}")
     for run in (run for runs in reports.values() for run in runs):
         del run["prompts"], run["base"]
-    data = {"where": where, "settings": settings, "parity": parity, **numbers, "runs": reports}
+    data = {"where": where, "settings": settings, "parity": alike, **numbers, "runs": reports}
     benchtables.write(arguments.out, "engine_vs_trl", text, data)
 
 

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from forkpoint.decode.decoder import Sampling, decode
+from forkpoint.evaluate.stats import accuracy
 from forkpoint.rollouts import Prompt
+from forkpoint.seeds import key
 from forkpoint.tasks.countdown import (
     CONNECTIVES,
     GIVE_UP,
@@ -40,6 +42,8 @@ from forkpoint.tasks.countdown_chains import pretraining_chain, vocabulary
 from forkpoint.tasks.task import Task
 from forkpoint.train.sft import Example, bucketed, sft
 
+MOST_TOKENS = 128
+"""Longest answer that the card measures."""
 SPECIAL = ("<pad>", "<end>", "<unk>")
 ATTEMPT_TOKENS = 13
 
@@ -128,36 +132,16 @@ def pretrain(model: Any, tokenizer: Any, args: argparse.Namespace) -> float:
 
 
 @torch.no_grad()
-def sample(model: Any, tokenizer: Any, task: Task, *, answers: int, seed: int, most: int = 128) -> Samples:
-    """Sample at temperature 1 from the full vocabulary; all prompts of the task have the same length."""
-    from transformers import DynamicCache
-
-    ids: list[list[int]] = []
-    entropy: list[list[float]] = []
+def sample(model: Any, tokenizer: Any, task: Task, *, answers: int, seed: int, most: int = MOST_TOKENS) -> Samples:
+    """Sample at temperature 1 from the full vocabulary, with the entropy of every sampled token."""
     problem = [index for index in range(len(task.heldout)) for _ in range(answers)]
-    prompts = torch.tensor(tokenizer([task.heldout[i].text for i in problem])["input_ids"])
-    rng = torch.Generator().manual_seed(seed)
-    for chunk in prompts.split(256):
-        done_ids: list[list[int]] = [[] for _ in chunk]
-        done_entropy: list[list[float]] = [[] for _ in chunk]
-        alive, inputs, cache = torch.arange(len(chunk)), chunk, DynamicCache()
-        for _ in range(most):
-            logits = model(input_ids=inputs, past_key_values=cache, logits_to_keep=1).logits[:, -1].float()
-            logp = logits.log_softmax(-1)
-            H = -(logp.exp() * logp).sum(-1)
-            token = torch.multinomial(logp.exp(), 1, generator=rng)
-            for row, t, h in zip(alive.tolist(), token[:, 0].tolist(), H.tolist(), strict=True):
-                done_ids[row].append(t)
-                done_entropy[row].append(h)
-            keep = (token[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
-            if len(keep) == 0:
-                break
-            if len(keep) < len(token):
-                cache.batch_select_indices(keep)
-            alive, inputs = alive[keep], token[keep]
-        ids += done_ids
-        entropy += done_entropy
-    return Samples(ids=ids, entropy=entropy, problem=problem)
+    found = decode(
+        model,
+        tokenizer([task.heldout[index].text for index in problem])["input_ids"],
+        [key(seed, "card", task.name, row) for row in range(len(problem))],
+        Sampling(max_tokens=most, stop_ids=(tokenizer.eos_token_id,)),
+    )
+    return Samples(ids=[answer.ids for answer in found], entropy=[answer.entropy for answer in found], problem=problem)
 
 
 def measure(tokenizer: Any, task: Task, samples: Samples) -> dict[str, Any]:
@@ -171,11 +155,11 @@ def measure(tokenizer: Any, task: Task, samples: Samples) -> dict[str, Any]:
         for i, text in zip(samples.problem, texts, strict=True)
         for attempt in _attempts(text)
     ]
-    middle, half = _clustered(right.view(len(task.heldout), -1).mean(1))
+    estimate = accuracy(samples.problem, right.tolist())
     chances = [attempt_values(p.meta["numbers"])[p.meta["target"]] for p in task.heldout]
     return {
-        "accuracy": middle,
-        "half": half,
+        "accuracy": estimate.value,
+        "half": (estimate.high - estimate.low) / 2,
         "problems": len(task.heldout),
         "answers": len(texts) // len(task.heldout),
         "below": float((H < 0.01).float().mean()),
@@ -244,15 +228,6 @@ def _entropy_by_place(tokenizer: Any, samples: Samples) -> dict[str, float]:
     return {kind: sum(values) / len(values) for kind, values in found.items()}
 
 
-def _clustered(per_problem: Tensor) -> tuple[float, float]:
-    """Return mean and half-width of the 95 % Student interval over problems, each one cluster of answers."""
-    from scipy.stats import t
-
-    n = len(per_problem)
-    half = t.ppf(0.975, n - 1) * float(per_problem.std()) / n**0.5
-    return float(per_problem.mean()), float(half)
-
-
 ROWS = (
     ("accuracy on held-out problems", "{accuracy:.1%} ± {half:.1%}", ""),
     ("tokens with entropy below 0.01 nats", "{below:.1%}", "50.6%"),
@@ -260,7 +235,7 @@ ROWS = (
     ("95th percentile of entropy, nats", "{p95:.3f}", ""),
     ("mean entropy, nats", "{mean:.3f}", ""),
     ("tokens per answer", "{tokens:.1f}", ""),
-    ("answers cut off at 128 tokens", "{unfinished:.2%}", ""),
+    (f"answers cut off at {MOST_TOKENS} tokens", "{unfinished:.2%}", ""),
     ("attempts per answer", "{attempts:.2f}", ""),
     ("attempts with the right numbers, true arithmetic and true verdict", "{sound:.2%}", ""),
     ("right answers per attempt", "{success:.1%}", ""),

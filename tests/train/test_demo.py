@@ -39,11 +39,7 @@ def test_what_learned_were_choices_and_not_arithmetic(demo):
     import pyarrow.parquet as pq
 
     rows = pq.read_table(demo.run_dir / "rollouts" / "step-00001.parquet").to_pylist()
-    tokens = [
-        (token.strip(), kept)
-        for row in rows
-        for token, kept in zip(row["tokens"], row["kept"], strict=True)
-    ]
+    tokens = [(token.strip(), kept) for row in rows for token, kept in zip(row["tokens"], row["kept"], strict=True)]
     chosen = {token for token, kept in tokens if kept}
     share = sum(kept for _, kept in tokens) / len(tokens)
     certain = [kept for token, kept in tokens if token in ("=", ",")]

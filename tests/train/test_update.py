@@ -209,3 +209,48 @@ def test_learning_rates_are_used_in_order(batch):
         learning_rates=[0.0, 0.5],
     )  # fmt: skip
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("method", [dapo(), forking(), forking(preset="trl"), forking(source="behaviour")])
+def test_answers_without_advantage_skip_their_backward_pass(batch, method, monkeypatch):
+    """Equal rewards in half of the groups: their rows run without gradient, and the update is the same."""
+    equal_B = batch.group_B % 2 == 0
+    flat = dataclasses.replace(batch, reward_B=torch.where(equal_B, 1.0, batch.reward_B))
+    seen = {True: 0, False: 0}
+    real = policy_module.head_logits
+
+    def counting(model, hidden_NH):
+        seen[hidden_NH.requires_grad] += hidden_NH.shape[0]
+        return real(model, hidden_NH)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policy_module, "head_logits", counting)
+        quick, result = updated(flat, method, micro_tokens=10**6)
+    assert seen[True] < int(flat.mask_BT.sum()) - int(flat.mask_BT[equal_B].sum()) + 1
+    assert seen[False] >= int(flat.mask_BT[equal_B].sum())
+    import forkpoint.train.update as module
+
+    everyone = torch.ones_like(flat.group_B, dtype=torch.bool)
+    monkeypatch.setattr(module._Mini, "learns_B", lambda self: everyone)
+    slow, other = updated(flat, method, micro_tokens=10**6)
+    assert distance(slow, quick) < 1e-10
+    assert result.metrics["tokens/learned"] == other.metrics["tokens/learned"]
+
+
+def test_a_penalty_or_a_bonus_keeps_every_backward_pass(batch, monkeypatch):
+    seen = []
+    real = policy_module.head_logits
+    monkeypatch.setattr(
+        policy_module, "head_logits", lambda model, h: (seen.append(h.requires_grad), real(model, h))[1]
+    )
+    flat = dataclasses.replace(batch, reward_B=torch.ones_like(batch.reward_B))
+    updated(flat, chain(dapo(), bonus_link(coefficient=0.01)), micro_tokens=10**6)
+    assert all(seen)
+
+
+def test_a_mini_batch_in_which_nothing_learns_leaves_plain_sgd_where_it_was(batch):
+    flat = dataclasses.replace(batch, reward_B=torch.ones_like(batch.reward_B))
+    change, result = updated(flat, dapo(), micro_tokens=10**6)
+    assert all(not delta.any() for delta in change)
+    assert result.metrics["grad_norm"] == 0
+    assert result.updates == 1

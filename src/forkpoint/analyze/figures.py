@@ -99,9 +99,7 @@ def entropy(step: Values, mean: Values, quantiles: Mapping[str, Values], *, name
     axes.set_ylabel("entropy (nats)")
     _from_zero(axes, values, *quantiles.values())
     _finish(axes)
-    return to_svg(
-        figure, name, f"Token entropy over training. {_words('Mean entropy', steps, values, '.3f')}"
-    )
+    return to_svg(figure, name, f"Token entropy over training. {_words('Mean entropy', steps, values, '.3f')}")
 
 
 def credited(step: Values, share: Values, threshold: Values, *, name: str = "credit") -> str:
@@ -126,15 +124,11 @@ def credited(step: Values, share: Values, threshold: Values, *, name: str = "cre
     below.set_ylabel("threshold (nats)")
     _from_zero(below, thresholds)
     _finish(below, legend=False)
-    label = (
-        f"{_words('Credited share', steps, shares, '.1%')} {_words('Threshold', steps, thresholds, '.3f')}"
-    )
+    label = f"{_words('Credited share', steps, shares, '.1%')} {_words('Threshold', steps, thresholds, '.3f')}"
     return to_svg(figure, name, f"Credited tokens. {label}")
 
 
-def response_length(
-    step: Values, mean: Values, longest: Values, truncated: Values, *, name: str = "length"
-) -> str:
+def response_length(step: Values, mean: Values, longest: Values, truncated: Values, *, name: str = "length") -> str:
     """Draw the length of answers and the share of them cut at the limit.
 
     Args:
@@ -206,9 +200,7 @@ def entropy_histogram(samples: Mapping[str, Values], *, name: str = "histogram")
     top = max((float(values.max()) for values in arrays.values()), default=1.0)
     edges = np.linspace(0.0, max(top, 1e-3), 49)
     words = []
-    for (label, values), color, style in zip(
-        arrays.items(), (ORANGE, BLUE, GREEN), ("--", "-", ":"), strict=False
-    ):
+    for (label, values), color, style in zip(arrays.items(), (ORANGE, BLUE, GREEN), ("--", "-", ":"), strict=False):
         below, cut = float((values < 0.01).mean()), float(np.quantile(values, 0.8))
         text = f"{label}: {100 * below:.1f} % below 0.01, 80th percentile {cut:.3f}"
         counts, _ = np.histogram(values, bins=edges)

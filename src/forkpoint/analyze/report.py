@@ -146,9 +146,7 @@ def _panels(run: RunData, tables: dict[str, Table]) -> list[Panel]:
             title="Where the entropy lies",
             caption="Tokens by the entropy they were sampled with, first and last recorded step. "
             "Counts are logarithmic: most tokens are certain, few are forks.",
-            svg=_markup(figures.entropy_histogram(entropies))
-            if any(v.size for v in entropies.values())
-            else "",
+            svg=_markup(figures.entropy_histogram(entropies)) if any(v.size for v in entropies.values()) else "",
         ),
     ]
 

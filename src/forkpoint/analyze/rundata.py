@@ -185,17 +185,14 @@ def _read_recipe(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
         recipe = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        notes.append(
-            "recipe.json is not valid JSON, so the method, the model and the versions are not known."
-        )
+        notes.append("recipe.json is not valid JSON, so the method, the model and the versions are not known.")
         return {}
     if not isinstance(recipe, dict):
         notes.append("recipe.json does not hold an object, so it was ignored.")
         return {}
     if recipe.get("schema", SCHEMA) != SCHEMA:
         notes.append(
-            f"recipe.json has schema {recipe['schema']}; this version reads {SCHEMA}, "
-            "so parts may be missing."
+            f"recipe.json has schema {recipe['schema']}; this version reads {SCHEMA}, so parts may be missing."
         )
     return recipe
 

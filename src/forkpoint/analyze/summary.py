@@ -127,8 +127,7 @@ def _accuracy_facts(run: RunData) -> list[Fact]:
     if not rows:
         return []
     first, last = (
-        tuple(number(row.get(f"eval/accuracy{end}")) for end in ("", "_low", "_high"))
-        for row in (rows[0], rows[-1])
+        tuple(number(row.get(f"eval/accuracy{end}")) for end in ("", "_low", "_high")) for row in (rows[0], rows[-1])
     )
     problems = number(rows[-1].get("eval/problems"))
     size = f" on {problems:,.0f} held-out problems" if math.isfinite(problems) else ""

@@ -140,16 +140,12 @@ def _completion(row: dict[str, Any], scale: float) -> Completion:
         facts=" · ".join(f"{name} {value}" for name, value in facts.items()),
         prompt=prompt[:PROMPT_SHOWN] + (" …" if len(prompt) > PROMPT_SHOWN else ""),
         answer=str(row["answer"] if row["answer"] is not None else ""),
-        tokens=tuple(
-            _token(index, text, e, p, c, scale) for index, (text, e, p, c) in enumerate(shown, start=1)
-        ),
+        tokens=tuple(_token(index, text, e, p, c, scale) for index, (text, e, p, c) in enumerate(shown, start=1)),
         hidden=len(tokens) - len(shown),
     )
 
 
-def _token(
-    index: int, text: str | None, entropy: float, logp: float, credit: float, scale: float
-) -> TokenView:
+def _token(index: int, text: str | None, entropy: float, logp: float, credit: float, scale: float) -> TokenView:
     classes = ["t"]
     if math.isfinite(entropy):
         classes.append(f"e{bisect.bisect_right(ENTROPY_EDGES, entropy)}")

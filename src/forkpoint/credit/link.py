@@ -74,6 +74,9 @@ class Link:
     `ref_logp` (a reference model), `entropy_gradient` (a differentiable current entropy)."""
     drops: bool = False
     """Whether it may take tokens out of the denominator (set `keep_BT` false)."""
+    adds: bool = True
+    """Whether it may give an advantage or a penalty to a token that had none. A link of the update stage that
+    says it does not lets answers without any advantage skip their backward pass."""
     init: Callable[[], State] = dict
     regularise: Regulariser | None = None
 
@@ -110,6 +113,11 @@ class Chain:
     def drops(self) -> bool:
         """Whether the update stage may take tokens out of the denominator."""
         return any(link.drops for link in self._updates)
+
+    @property
+    def adds_late(self) -> bool:
+        """Whether a token without advantage or penalty may still gain one after the rollout stage."""
+        return any(link.adds for link in self._updates)
 
     @property
     def regularisers(self) -> tuple[Regulariser, ...]:
@@ -330,4 +338,4 @@ def snapshot(name: str) -> Link:
         }
         return credit, {"metrics": metrics}
 
-    return Link(name="snapshot", arguments={"name": name}, update=update, when="update")
+    return Link(name="snapshot", arguments={"name": name}, update=update, when="update", adds=False)

@@ -188,6 +188,7 @@ def top_entropy(
         scope=scope,
         needs=frozenset(needs),
         drops=denominator == "selected",
+        adds=False,
     )
 
 

@@ -56,9 +56,7 @@ def continuation(text: str) -> str:
     match = _PROMPT.fullmatch(text.strip())
     first, second, modulus, count = map(int, match.groups()) if match else (0, 0, 0, 0)
     if not modulus:
-        raise InputError(
-            f"prompt {text!r} is not of the form `first,second:modulus,count` with a modulus above 0"
-        )
+        raise InputError(f"prompt {text!r} is not of the form `first,second:modulus,count` with a modulus above 0")
     difference = (second - first) % modulus
     return ",".join(str((second + n * difference) % modulus) for n in range(1, count + 1))
 
@@ -109,8 +107,7 @@ def _judge(prompt: Prompt, text: str) -> Judgement:
 def _with_answers(path: str | Path) -> tuple[Prompt, ...]:
     prompts = read_prompts(path, question="prompt", answer=None)
     return tuple(
-        Prompt(id=p.id, text=p.text, messages=p.messages, answer=continuation(p.text), meta=p.meta)
-        for p in prompts
+        Prompt(id=p.id, text=p.text, messages=p.messages, answer=continuation(p.text), meta=p.meta) for p in prompts
     )
 
 
@@ -135,9 +132,7 @@ def char_tokenizer(path: str | Path) -> Any:
         config = json.loads(file.read_text(encoding="utf-8"))
         characters = [chr(number) for number in config["char_ords"]]
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise InputError(
-            f"{file} is no character tokenizer: it needs `char_ords`, a list of code points"
-        ) from error
+        raise InputError(f"{file} is no character tokenizer: it needs `char_ords`, a list of code points") from error
     vocabulary = {token: id for id, token in enumerate([_SEP, _END, _PAD, _UNKNOWN, *characters])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")

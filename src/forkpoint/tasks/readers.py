@@ -81,9 +81,7 @@ def read_prompts(
             conflicting += prompt.answer != kept[key].answer
             continue
         if prompt.id in ids:
-            raise InputError(
-                f"{name} {where}: the id {prompt.id!r} is taken by an earlier, different problem"
-            )
+            raise InputError(f"{name} {where}: the id {prompt.id!r} is taken by an earlier, different problem")
         kept[key] = prompt
         ids.add(prompt.id)
         if len(kept) == limit:
@@ -122,9 +120,7 @@ def data_task(name: str, prompts: Sequence[Prompt], heldout: Sequence[Prompt], j
     reserved = {prompt.text for prompt in heldout}
     train = tuple(prompt for prompt in prompts if prompt.text not in reserved)
     if not train:
-        raise InputError(
-            f"task {name!r} has no training problem that is not held out; give it a training set"
-        )
+        raise InputError(f"task {name!r} has no training problem that is not held out; give it a training set")
     if len(train) < len(prompts):
         log.warning("%s: left out %d training problems that are held out", name, len(prompts) - len(train))
 
@@ -199,9 +195,7 @@ def _paths(row: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _messages(value: list[Any], where: str) -> tuple[dict[str, str], ...]:
     for message in value:
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(k), str) for k in ("role", "content")
-        ):
+        if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             raise InputError(f"{where} is a list, but not one of messages with `role` and `content` texts")
     return tuple({"role": message["role"], "content": message["content"]} for message in value)
 
@@ -225,9 +219,7 @@ def _kind(value: Any) -> str:
 def _after_hashes(text: str, where: str) -> str:
     _, mark, tail = text.rpartition("####")
     if not mark:
-        raise InputError(
-            f"{where} has no answer after `####`; use answer_extraction = 'none' or another field"
-        )
+        raise InputError(f"{where} has no answer after `####`; use answer_extraction = 'none' or another field")
     return tail.strip().replace(",", "")
 
 

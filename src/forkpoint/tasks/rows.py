@@ -42,9 +42,7 @@ def open_rows(source: str | Path, split: str | None, config: str | None) -> tupl
         return str(path), path.stem, _READERS[path.suffix](path)
     if not _HUB_ID.fullmatch(str(source)) or path.suffix in _SUFFIXES:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = (
-            did_you_mean(path.name, beside) if path.parent.is_dir() else f"there is no folder {path.parent}"
-        )
+        hint = did_you_mean(path.name, beside) if path.parent.is_dir() else f"there is no folder {path.parent}"
         raise InputError(f"there is no data file {path}; {hint}")
     split = split or "train"
     return f"{source} ({split})", f"{source}/{split}", _hub_rows(str(source), split, config)
@@ -76,9 +74,7 @@ def _parse_json(data: bytes, where: str) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 text (byte {error.start + 1})") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{where} is JSON that cannot be read (nested too deep, or a number too long)"
-        ) from error
+        raise InputError(f"{where} is JSON that cannot be read (nested too deep, or a number too long)") from error
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:

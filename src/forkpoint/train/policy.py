@@ -24,7 +24,12 @@ def row_lengths(rollouts: Rollouts) -> Tensor:
 
 
 def forward_rows(
-    model: Any, rollouts: Rollouts, *, temperature: float = 1.0, entropy_gradient: bool = False
+    model: Any,
+    rollouts: Rollouts,
+    *,
+    temperature: float = 1.0,
+    entropy_gradient: bool = False,
+    learns_B: Tensor | None = None,
 ) -> Forward:
     """Return log-prob and entropy of every recorded token, with gradient where grad mode is on.
 
@@ -35,6 +40,8 @@ def forward_rows(
         rollouts: the rows.
         temperature: of the behaviour policy; both policies are softmax(logits / temperature).
         entropy_gradient: whether the entropy carries gradient.
+        learns_B: bool (B,), rows whose values may carry gradient; the others run without one, which saves their
+            backward pass. None means all.
 
     Returns:
         `Forward` with (B, T) tensors, 0 on padding.
@@ -42,16 +49,20 @@ def forward_rows(
     Raises:
         TrainingError: the logits of a recorded token are not finite; the message names problem and sample.
     """
-    lengths = row_lengths(rollouts).tolist()
+    length_B = row_lengths(rollouts)
     logp, entropy, where = [], [], []
-    for bucket in length_buckets(lengths):
-        rows = torch.tensor(bucket, device=rollouts.ids_BT.device)
-        hidden_NH, ids_N, position_N = _answer_states(model, rollouts, rows)
-        logp_N, entropy_N = _head(model, hidden_NH, ids_N, temperature, entropy_gradient)
-        _check_finite(logp_N, entropy_N, position_N, rollouts)
-        logp.append(logp_N)
-        entropy.append(entropy_N)
-        where.append(position_N)
+    everyone = torch.ones_like(rollouts.group_B, dtype=torch.bool)
+    learns_B = everyone if learns_B is None else learns_B
+    for some_B, gradient in ((learns_B, torch.is_grad_enabled()), (~learns_B, False)):
+        index = some_B.nonzero().squeeze(1)
+        for bucket in length_buckets(length_B[index].tolist()):
+            with torch.set_grad_enabled(gradient):
+                hidden_NH, ids_N, position_N = _answer_states(model, rollouts, index[bucket])
+                logp_N, entropy_N = _head(model, hidden_NH, ids_N, temperature, entropy_gradient)
+            _check_finite(logp_N, entropy_N, position_N, rollouts)
+            logp.append(logp_N)
+            entropy.append(entropy_N)
+            where.append(position_N)
     index_N = torch.cat(where)
 
     def placed(values_N: Tensor) -> Tensor:

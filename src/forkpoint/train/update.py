@@ -122,7 +122,8 @@ def learn(
             parts: list[tuple[Tensor, Credit]] = []
             for part in _passes(here, totals):
                 loss = policy_loss(chain, part.forward, part.rollouts, part.credit, part.coefficient_BT)
-                loss.value.backward()
+                if loss.value.requires_grad:
+                    loss.value.backward()
                 for name, value in loss.sums.items():
                     totals[name] += value
                 totals["loss"] += float(loss.value.detach())
@@ -170,7 +171,15 @@ class _Mini:
             self.rollouts.select(rows, trim=False),
             temperature=self.temperature,
             entropy_gradient="entropy_gradient" in self.chain.needs and torch.is_grad_enabled(),
+            learns_B=self.learns_B()[rows],
         )
+
+    def learns_B(self) -> Tensor:
+        """Return which rows can have a gradient at all: an answer without advantage or penalty has none."""
+        credit = self.credit
+        if self.chain.adds_late or self.chain.regularisers or credit.penalties:
+            return torch.ones_like(self.rollouts.group_B, dtype=torch.bool)
+        return (credit.keep_BT & (credit.advantage_BT * credit.weight_BT != 0)).any(1)
 
     def update_stage(self, rows: Tensor, forward: Forward | None) -> tuple[Credit, list[State]]:
         return run(
@@ -262,6 +271,11 @@ def _credit_before_the_passes(mini: _Mini, totals: defaultdict[str, float]) -> I
 def _apply(model: Any, optimizer: torch.optim.Optimizer, grad_clip: float, step: int) -> float:
     """Clip and step; refuse a gradient that is not finite."""
     parameters = [parameter for _, parameter in trainable(model)]
+    if all(parameter.grad is None for parameter in parameters):
+        # Nothing in this mini-batch can learn. A gradient of zero still lets momentum and decay act, as they would
+        # if the backward pass had run.
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
     norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip if grad_clip > 0 else float("inf"))
     if not bool(norm.isfinite()):
         optimizer.zero_grad(set_to_none=True)
