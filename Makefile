@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A CPU machine must not pull gigabytes of CUDA packages: without an NVIDIA GPU this exact build comes first.
 TORCH := torch==2.13.0
-HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU || echo 0)
+HAS_GPU := $(shell (nvidia-smi -L 2>/dev/null || true) | grep -c '^GPU')
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-slow lint format types bench env clean help
@@ -42,9 +42,12 @@ $(VENV)/dev: $(VENV)/test pyproject.toml
 demo: $(VENV)/base  ## Train the shipped model on Countdown with forking tokens; writes runs/demo/report.html.
 	$(BIN)/forkpoint train recipes/demo.toml --fresh
 
+# One thread a process: tests start processes of their own, and spinning threads fight over the cores.
+test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/test  ## Run the test suite.
 	$(BIN)/python -m pytest -m "not slow"
 
+test-slow: export OMP_NUM_THREADS ?= 1
 test-slow: $(VENV)/test  ## Run the minutes-long ladders.
 	$(BIN)/python -m pytest -m slow
 

@@ -84,7 +84,7 @@ def _recorded(chosen: Any) -> tuple[Any, Any]:
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in policy.model.parameters():
-            parameter += 0.02 * parameter.std() * torch.randn_like(parameter)
+            parameter += 0.1 * parameter.std() * torch.randn_like(parameter)
     return batch, policy
 
 

@@ -83,6 +83,8 @@ def gate(reports: dict[str, list[dict[str, Any]]], alike: dict[str, Any]) -> lis
         faults.append(f"gradient of preset 'trl' differs from TRL's by {alike['gradient_error']:.2e} of its norm")
     if alike["counted"] != alike["counted_trl"]:
         faults.append(f"{alike['counted']} tokens selected, TRL selects {alike['counted_trl']}")
+    if not alike["clipped"]:
+        faults.append("no ratio was clipped on the recorded batch, so the clip was not compared")
     peer = reports[PEER]
     for name, runs in reports.items():
         for run, theirs in zip(runs, peer, strict=True):
@@ -170,7 +172,7 @@ def tables(reports: dict[str, list[dict[str, Any]]], alike: dict[str, Any]) -> t
         )
         + f"; loss of preset `trl` within {alike['loss_error']:.1e} of TRL's {alike['loss']:.4f}, gradient "
         f"within {alike['gradient_error']:.1e} of its norm; {alike['counted']} of {alike['tokens']} tokens "
-        "selected by both.",
+        f"selected by both, {alike['clipped']} clipped.",
     ]
     return paragraphs, {"tokens_per_cpu_second": speed, "speed_ratio": gain, "peak_mb": peak, "memory_ratio": share}
 

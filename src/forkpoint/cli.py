@@ -34,6 +34,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """Run the command line."""
+    # OpenMP threads that spin while they wait make a run dozens of times slower as soon as another process wants
+    # one of the cores; sleeping costs little. It has to be set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="forkpoint")
 
 
