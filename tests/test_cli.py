@@ -96,9 +96,7 @@ def test_every_recipe_dry_runs(path, recipe, tmp_path):
 
 
 def test_countdown_recipes_differ_in_credit_alone():
-    tables = {
-        path.stem: tomllib.loads(path.read_text()) for path in RECIPES if path.parent.name == "countdown"
-    }
+    tables = {path.stem: tomllib.loads(path.read_text()) for path in RECIPES if path.parent.name == "countdown"}
     for name, table in tables.items():
         credit = table.pop("credit")
         assert table.pop("name") == f"countdown-{name.replace('_', '-')}"
@@ -232,8 +230,7 @@ def test_train_prints_what_it_reached(recipe, trained):
     done = run("train", recipe)
     assert done.exit_code == 0, done.output
     assert done.stdout == (
-        "after   accuracy 50.0 % (95 % interval 50.0 to 50.0; 8 problems x 4 answers)\n"
-        "report  runs/small/report.html\n"
+        "after   accuracy 50.0 % (95 % interval 50.0 to 50.0; 8 problems x 4 answers)\nreport  runs/small/report.html\n"
     )
     assert trained == [("small", Path("runs/small"), False, False)]
     found = json.loads(run("train", recipe, "--json", "--runs", "there").stdout)
@@ -331,11 +328,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_the_installed_command_tells_a_mistake_without_traceback(tmp_path):
-    code = (
-        "import sys; sys.argv = ['forkpoint', 'train', 'nope.toml']; from forkpoint.cli import main; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    code = "import sys; sys.argv = ['forkpoint', 'train', 'nope.toml']; from forkpoint.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: recipe nope.toml does not exist\n"

@@ -22,9 +22,7 @@ def tokens_of(rng: np.random.Generator, length: int) -> tuple[list[str], np.ndar
     return words[:length], np.array(entropies[:length])
 
 
-def rollout_rows(
-    step: int, *, prompts: int, answers: int, length: int, accuracy: float, seed: int
-) -> list[dict]:
+def rollout_rows(step: int, *, prompts: int, answers: int, length: int, accuracy: float, seed: int) -> list[dict]:
     rng = np.random.default_rng((seed, step))
     rows = []
     for prompt in range(prompts):
@@ -152,9 +150,7 @@ def write_synthetic_run(path: Path, *, steps: int = 12, length: int = 120, seed:
         step: rollout_rows(step, prompts=64, answers=4, length=12, accuracy=accuracy, seed=seed)
         for step, accuracy in ((0, 0.25), (steps, 0.52))
     }
-    right = {
-        step: float(np.mean([row["verdict"] == "right" for row in rows])) for step, rows in evals.items()
-    }
+    right = {step: float(np.mean([row["verdict"] == "right" for row in rows])) for step, rows in evals.items()}
     lines = [eval_line(0, right[0])]
     for step in range(1, steps + 1):
         lines.append(metric_line(step, steps, rng))

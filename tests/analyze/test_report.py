@@ -138,9 +138,7 @@ def test_run_killed_while_writing(whole, tmp_path):
 
 
 def test_one_step_and_null_metrics(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "reward/mean": 0.5, "entropy/mean": null, "loss": NaN}\n'
-    )
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5, "entropy/mean": null, "loss": NaN}\n')
     page = Page(report(tmp_path).read_text("utf-8"))
     assert sum(tag == "svg" for tag, _ in page.tags) == 1
 
@@ -179,9 +177,7 @@ def hostile(tmp_path, rng_line) -> Path:
     rows = rollout_rows(1, prompts=2, answers=2, length=len(HOSTILE), accuracy=0.5, seed=1)
     for row in rows:
         count = len(HOSTILE)
-        row.update(
-            {k: [0.5] * count for k in ("logp", "entropy", "credit")}, tokens=HOSTILE, kept=[True] * count
-        )
+        row.update({k: [0.5] * count for k in ("logp", "entropy", "credit")}, tokens=HOSTILE, kept=[True] * count)
         row.update(dict.fromkeys(("prompt", "answer", "prompt_id", "finish", "verdict"), "".join(HOSTILE)))
     write_table(tmp_path / "rollouts" / "step-00001.parquet", rows)
     return tmp_path
@@ -205,9 +201,7 @@ def test_foreign_text_is_escaped_once_everywhere(hostile):
     assert "&amp;lt;b&amp;gt;" in html
     assert "&amp;amp;" not in html
     assert "{{ 7 * 7 }}" in page.text
-    assert not re.search(
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", html
-    )
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", html)
     assert "⟨U+202E⟩abc⟨U+2066⟩" in page.text
     assert "⟨U+0000⟩" in page.text
 
@@ -243,9 +237,7 @@ def test_unwritable_place_and_foreign_directory_are_one_sentence(whole, tmp_path
         report(tmp_path)
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine: the page is not tried in a browser"
-)
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page is not tried in a browser")
 def test_keyboard_and_switch_in_a_browser(html, tmp_path):
     driver = """<script>
     const group = document.querySelector(".tokens"), press = (key) =>

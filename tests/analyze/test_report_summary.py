@@ -13,9 +13,7 @@ from forkpoint.analyze.summary import facts, header, paired_difference, times, u
 
 
 def evaluation(verdicts: dict[str, str]) -> pa.Table:
-    rows = [
-        {"prompt_id": p, "verdict": v} for p, letters in verdicts.items() for v in map(WORDS.get, letters)
-    ]
+    rows = [{"prompt_id": p, "verdict": v} for p, letters in verdicts.items() for v in map(WORDS.get, letters)]
     return pa.Table.from_pylist(rows)
 
 
@@ -39,8 +37,7 @@ def test_paired_difference_needs_two_shared_problems():
 def test_unpaired_difference_agrees_with_newcombe_example():
     # Newcombe (1998), example (a): 56/70 - 48/80, Wilson intervals; the paper gives 0.0524 to 0.3339.
     first, second = (
-        (right / of, *binomtest(right, of).proportion_ci(method="wilson"))
-        for right, of in ((48, 80), (56, 70))
+        (right / of, *binomtest(right, of).proportion_ci(method="wilson")) for right, of in ((48, 80), (56, 70))
     )
     difference, low, high = unpaired_difference(first, second)
     assert difference == pytest.approx(0.2, abs=1e-12)

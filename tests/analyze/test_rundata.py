@@ -84,9 +84,7 @@ def test_step_written_again_after_a_resume_counts_once(tmp_path):
     assert any("after a resume" in note for note in run.notes)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [("{", "not valid JSON"), ("[]", "object"), ('{"schema": 7}', "schema 7")]
-)
+@pytest.mark.parametrize(("text", "said"), [("{", "not valid JSON"), ("[]", "object"), ('{"schema": 7}', "schema 7")])
 def test_odd_recipe_is_a_note(tmp_path, text, said):
     (tmp_path / "recipe.json").write_text(text)
     assert any(said in note for note in read_run(tmp_path).notes)
@@ -102,9 +100,7 @@ def test_numbers_from_json():
 
 def test_column_tokens_drops_nulls_and_nan(tmp_path):
     path = tmp_path / "step-00001.parquet"
-    write_table(
-        path, [{"entropy": [0.5, None]}, {"entropy": []}, {"entropy": None}, {"entropy": [math.nan, 2.0]}]
-    )
+    write_table(path, [{"entropy": [0.5, None]}, {"entropy": []}, {"entropy": None}, {"entropy": [math.nan, 2.0]}])
     np.testing.assert_array_equal(column_tokens(read_rollouts(path), "entropy"), [0.5, 2.0])
     write_table(path, [{"entropy": 0.5}])
     with pytest.raises(InputError, match="column entropy holds double"):

@@ -146,9 +146,7 @@ def test_every_colour_keeps_its_text_readable(scheme):
     assert len(pairs) == 8 + 3 + 3
     pairs += [(name, ground) for name in ("ink", "muted", "good", "bad") for ground in ("card", "page")]
     assert {
-        p: round(contrast(colors[p[0]], colors[p[1]]), 2)
-        for p in pairs
-        if contrast(*map(colors.get, p)) < 4.5
+        p: round(contrast(colors[p[0]], colors[p[1]]), 2) for p in pairs if contrast(*map(colors.get, p)) < 4.5
     } == {}
     # Lines of the figures need 3 : 1 against their card.
     assert all(contrast(colors[f"series-{i}"], colors["card"]) >= 3 for i in range(1, 5))

@@ -25,9 +25,7 @@ def write(path, *rows):
 
 @needs_data
 def test_qwen_math():
-    report = grade_file(
-        DATA / "recorded/qwen25math_math100x8.jsonl", answer="gt", completion="code", recorded="score"
-    )
+    report = grade_file(DATA / "recorded/qwen25math_math100x8.jsonl", answer="gt", completion="code", recorded="score")
     assert (report.agreed, report.compared, report.agreement) == (799, 800, 799 / 800)
     (odd,) = report.disagreements
     assert (odd.line, odd.sample, odd.gold) == (73, 7, "10{,}000")

@@ -30,9 +30,7 @@ def test_large_counts_stay_exact():
     assert pass_at_k(10**6, 0, 10**5) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("n", "c", "k"), [(3, 1, 4), (3, 1, 0), (3, 4, 1), (3, -1, 1), (0, 0, 1), (-1, -1, 1)]
-)
+@pytest.mark.parametrize(("n", "c", "k"), [(3, 1, 4), (3, 1, 0), (3, 4, 1), (3, -1, 1), (0, 0, 1), (-1, -1, 1)])
 def test_impossible_counts_are_errors(n, c, k):
     with pytest.raises(ValueError, match="pass@"):
         pass_at_k(n, c, k)

@@ -54,9 +54,7 @@ def test_continuation(prompt, truth):
     assert continuation(prompt) == truth
 
 
-@pytest.mark.parametrize(
-    "text", ["", "8,3:9", "8,3:0,4", "a,3:9,4", "8,3:9,4x", "1,2:9,9999999999", "-1,3:9,4"]
-)
+@pytest.mark.parametrize("text", ["", "8,3:9", "8,3:0,4", "a,3:9,4", "8,3:9,4x", "1,2:9,9999999999", "-1,3:9,4"])
 def test_a_prompt_of_another_form_is_named(text):
     with pytest.raises(InputError, match="first,second:modulus,count"):
         continuation(text)
@@ -80,9 +78,7 @@ def test_the_reward_by_hand():
 def test_the_reward_is_verls(numbers, noise, correct):
     prompt = "{},{}:{},{}".format(*numbers)
     response = continuation(prompt)[:correct] + noise
-    assert sequence_reward(continuation(prompt), response) == pytest.approx(
-        verl_reward(prompt, response), abs=1e-12
-    )
+    assert sequence_reward(continuation(prompt), response) == pytest.approx(verl_reward(prompt, response), abs=1e-12)
 
 
 def verdict(answer, text):
@@ -128,11 +124,7 @@ def test_the_tokenizer_survives_saving(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(tmp_path)
     text = "8,3:9,4S7,2E"
-    assert (
-        again(text)["input_ids"]
-        == tokenizer(text)["input_ids"]
-        == [12, 14, 7, 15, 13, 14, 8, 0, 11, 14, 6, 1]
-    )
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"] == [12, 14, 7, 15, 13, 14, 8, 0, 11, 14, 6, 1]
     assert again.chat_template == tokenizer.chat_template
     assert again.decode([11, 0, 14, 2, 6, 3, 1], skip_special_tokens=True) == "7S,P2U"
 

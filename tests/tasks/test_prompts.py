@@ -64,9 +64,7 @@ def test_auto_without_a_chat_template_is_the_text():
 def test_messages_are_kept_as_they_are():
     messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"})
     tokenizer = make(chat=CHAT)
-    assert (
-        text_of(render(prompt(messages=messages), tokenizer), tokenizer) == "<system>Be brief.<user>Hi<model>"
-    )
+    assert text_of(render(prompt(messages=messages), tokenizer), tokenizer) == "<system>Be brief.<user>Hi<model>"
 
 
 def test_the_first_token_comes_once_and_the_end_never():
@@ -186,3 +184,28 @@ def test_a_real_tokenizer_reads_the_papers_prompt():
     # This vocabulary has no token for a space and drops them.
     written = BOXED.replace("{question}", prompt().text)
     assert "".join(tokenizer.decode(ids).split()) == "".join(written.split())
+
+
+def test_token_texts_join_to_the_answer():
+    from forkpoint.tasks.prompts import token_text
+    from tiny import tokenizer as words
+
+    tokenizer = words()
+    ids = tokenizer("1 + 2 = 3 yes")["input_ids"]
+    text = token_text(tokenizer)
+    assert "".join(map(text, ids)) == " 1 + 2 = 3 yes"
+
+
+def test_token_texts_of_a_subword_tokenizer_are_left_alone():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from forkpoint.tasks.prompts import token_text
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    ids = tokenizer("so 1+2 = 3")["input_ids"]
+    assert "".join(map(token_text(tokenizer), ids)) == "so 1+2 = 3"

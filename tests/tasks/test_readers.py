@@ -116,9 +116,7 @@ def test_answers_are_extracted(tmp_path):
     with pytest.raises(InputError, match=r"b.jsonl line 1, field 'answer' has no answer after `####`"):
         read_prompts(path, answer_extraction="gsm8k")
     with pytest.raises(InputError, match="no complete"):
-        read_prompts(
-            write(tmp_path / "c.jsonl", [{"question": "q", "answer": r"\boxed{1"}]), answer_extraction="boxed"
-        )
+        read_prompts(write(tmp_path / "c.jsonl", [{"question": "q", "answer": r"\boxed{1"}]), answer_extraction="boxed")
     with pytest.raises(InputError, match="did you mean 'boxed'"):
         read_prompts(path, answer_extraction="box")
 

@@ -124,9 +124,7 @@ def test_memory_is_capped():
 
 
 def test_prepare_runs_before_the_first_item_and_outside_its_deadline():
-    with VerifierPool(
-        "builtins:eval", workers=1, deadline=1.0, prepare="forkpoint.verify.symbolic:prepare"
-    ) as pool:
+    with VerifierPool("builtins:eval", workers=1, deadline=1.0, prepare="forkpoint.verify.symbolic:prepare") as pool:
         loaded = pool.map([f"{name!r} in __import__('sys').modules" for name in ("math_verify", "torch")])
     assert [o.value for o in loaded] == [True, False], "a worker that imports torch starts slowly"
 

@@ -178,6 +178,18 @@ def stop_text(tokenizer: Any, stop: Sequence[str]) -> Callable[[list[int]], bool
     return test
 
 
+def token_text(tokenizer: Any) -> Callable[[int], str]:
+    """Return a function from a token id to its text, such that the texts of an answer join to the answer.
+
+    Word tokenizers put a space between words when they decode several ids at once; it is made part of the word.
+    """
+    special = set(tokenizer.all_special_ids)
+    ordinary = [token for token in range(len(tokenizer)) if token not in special][-2:]
+    single = [tokenizer.decode([token]) for token in ordinary]
+    space = " " if len(single) == 2 and tokenizer.decode(ordinary) == " ".join(single) else ""
+    return lambda token: space + tokenizer.decode([token])
+
+
 def _chat(prompt: Prompt, tokenizer: Any) -> str:
     import jinja2
 

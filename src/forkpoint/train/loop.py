@@ -18,6 +18,7 @@ from forkpoint.errors import TrainingError
 from forkpoint.model import precision
 from forkpoint.rollouts import Rollouts, blank_credit
 from forkpoint.seeds import key
+from forkpoint.tasks.prompts import token_text
 from forkpoint.tasks.task import Task
 from forkpoint.train.checkpoint import load_checkpoint, restore_model, restore_optimizer, save_checkpoint
 from forkpoint.train.collect import Collected, CollectSettings, collect, entropy_metrics, with_reference
@@ -266,7 +267,7 @@ def _evaluate(here: _Run, step: int) -> dict[str, float]:
     began = time.perf_counter()
     found = evaluate_policy(recipe, policy, here.task, progress=here.console.progress)
     metrics = {"step": step, **found.metrics(), "time/eval": time.perf_counter() - began}
-    write_evals(here.run_dir, step, found.rollouts, token_text=_token_text(policy.tokenizer))
+    write_evals(here.run_dir, step, found.rollouts, token_text=token_text(policy.tokenizer))
     append_metrics(here.run_dir, metrics)
     here.console.evaluation(metrics)
     here.trackers.log(metrics, step)
@@ -323,15 +324,11 @@ def _save_rollouts(here: _Run, step: int, rollouts: Rollouts, credit: Any) -> No
         here.run_dir,
         step,
         rollouts,
-        token_text=_token_text(here.policy.tokenizer),
+        token_text=token_text(here.policy.tokenizer),
         advantage_BT=credit.advantage_BT,
         credit_BT=torch.where(credit.keep_BT, credit.advantage_BT * credit.weight_BT, 0.0),
         kept_BT=credit.keep_BT & (credit.weight_BT != 0),
     )
-
-
-def _token_text(tokenizer: Any) -> Any:
-    return lambda token: tokenizer.decode([token])
 
 
 def _training_sampling(recipe: Recipe, policy: Policy) -> Sampling:
