@@ -64,7 +64,7 @@ def load_model(
 
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: valid names: auto, {', '.join(DTYPES)}")
-    _check_path(path)
+    check_path(path)
     # One bar a second-long load would scroll the run's own lines away.
     logging.disable_progress_bar()
     try:
@@ -83,8 +83,8 @@ def load_model(
     return model
 
 
-def _check_path(path: str | Path) -> None:
-    """Refuse what is clearly meant as a directory and is not one, before the hub is asked for it."""
+def check_path(path: str | Path) -> None:
+    """Raise `InputError` for what is clearly meant as a directory and is not one, before the hub is asked."""
     name = str(path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
     if Path(name).is_dir():

@@ -288,6 +288,34 @@ def test_damaged_weights_end_in_one_sentence_and_what_was_written_stays(tmp_path
     damaged = load_file(file)
     damaged["model.norm.weight"][0] = float("nan")
     save_file(damaged, file, metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match="not finite"):
-        train(load_recipe(path), run_dir=tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"step 1: .*not finite for request \d+, answer token 0.*step 0 is intact"):
+        train(load_recipe(path, ["eval.before=false"]), run_dir=tmp_path / "run")
     assert (tmp_path / "run" / "recipe.json").is_file()
+
+
+def test_a_bad_update_keeps_the_batch_and_the_checkpoint(tmp_path, monkeypatch):
+    import forkpoint.train.loop as module
+
+    real = module.learn
+
+    def broken(*args, step, **kwargs):
+        if step == 2:
+            raise TrainingError("the logits are not finite for problem 'x'")
+        return real(*args, step=step, **kwargs)
+
+    monkeypatch.setattr(module, "learn", broken)
+    with pytest.raises(TrainingError, match=r"step 2: the logits .*rollouts/step-00002.parquet .*checkpoint is intact"):
+        train(load_recipe(write(tmp_path)), run_dir=tmp_path / "run")
+    assert (tmp_path / "run" / "rollouts" / "step-00002.parquet").is_file()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00001"]
+    assert [row["step"] for row in logged(tmp_path / "run") if "reward/mean" in row] == [1]
+
+
+def test_a_mistake_in_the_recipe_does_not_move_an_old_run_aside(tmp_path):
+    path = write(tmp_path)
+    train(load_recipe(path, ["train.steps=1"]), run_dir=tmp_path / "run")
+    (tmp_path / "model" / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError):
+        train(load_recipe(path), run_dir=tmp_path / "run", fresh=True)
+    assert (tmp_path / "run" / "metrics.jsonl").is_file()
+    assert not (tmp_path / "run.1").exists()

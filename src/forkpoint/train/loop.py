@@ -107,9 +107,10 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
         TrainingError: the run had to stop; everything written so far is intact.
     """
     chain = credit_chain(recipe)
-    checkpoint_path = open_run(run_dir, "resume" if resume else "fresh" if fresh else "new")
+    # A mistake in the recipe must not move an old run aside, so the run directory is opened last.
     policy = load_policy(recipe)
     task = make_task(recipe)
+    checkpoint_path = open_run(run_dir, "resume" if resume else "fresh" if fresh else "new")
     console = make_console(recipe.train.steps)
     here = _Run(
         recipe=recipe,
@@ -169,18 +170,10 @@ def _step(here: _Run, progress: _Progress) -> _Progress:
     """Make one training step: a rollout batch and its updates."""
     recipe, policy, step = here.recipe, here.policy, progress.step + 1
     began, cpu = time.perf_counter(), time.process_time()
-    collected = collect(
-        policy.model,
-        policy.tokenizer,
-        here.task,
-        lambda prompts: encode(recipe, policy, prompts),
-        here.sampling,
-        _collect_settings(recipe, policy),
-        step=step,
-        position=progress.position,
-        version=progress.updates,
-        progress=here.console.progress,
-    )
+    try:
+        collected = _collected(here, progress, step)
+    except TrainingError as error:
+        raise TrainingError(f"step {step}: {error}; everything up to step {progress.step} is intact") from error
     if collected.note is not None:
         here.console.note(collected.note)
     rollouts, scoring = _scored(here, collected.rollouts)
@@ -243,6 +236,22 @@ def _step(here: _Run, progress: _Progress) -> _Progress:
         position=collected.position,
         updates=progress.updates + updated.updates,
         states=updated.states,
+    )
+
+
+def _collected(here: _Run, progress: _Progress, step: int) -> Collected:
+    recipe, policy = here.recipe, here.policy
+    return collect(
+        policy.model,
+        policy.tokenizer,
+        here.task,
+        lambda prompts: encode(recipe, policy, prompts),
+        here.sampling,
+        _collect_settings(recipe, policy),
+        step=step,
+        position=progress.position,
+        version=progress.updates,
+        progress=here.console.progress,
     )
 
 

@@ -14,6 +14,7 @@ from forkpoint.environment import cores
 from forkpoint.errors import InputError
 from forkpoint.model import (
     add_lora,
+    check_path,
     load_model,
     pick_device,
     recompute_activations,
@@ -52,6 +53,7 @@ def load_policy(recipe: Recipe) -> Policy:
         InputError: model or tokenizer cannot be used.
     """
     table = recipe.model
+    check_path(table.path)
     threads = use_threads(table.threads)
     device = pick_device(table.device)
     dtype = ("bfloat16" if device.type == "cuda" else "float32") if table.dtype == "auto" else table.dtype
