@@ -5,7 +5,8 @@
 Both train the same model on the same Countdown problems with the same judge: 32 prompts x 8 answers of at most
 128 tokens at temperature 1, clip 0.2 / 0.28, DAPO's loss on the top 20 % of tokens by entropy, and four AdamW
 updates of 64 answers. float32, one thread, no files, no trackers. Dynamic sampling is off here, since TRL has
-none, so both do the same amount of work.
+none, so both learn from the same number of answers in the same number of updates. One thing is left to each: the
+engine runs no backward pass for answers without advantage (their group earned all the same), TRL does.
 
 How it is measured:
 
@@ -13,7 +14,8 @@ How it is measured:
   warm-up and left out;
 - time is CPU time of the process between the ends of two steps, with everything in between; a round's value is
   the sum over its steps; ratios are taken within a round;
-- a response token counts once a step, when the update learned from its answer (end token included);
+- a response token counts once a step, when its answer was in an update (end token included); tokens that the top
+  20 % leaves out and answers without advantage count too, in both systems;
 - memory is the process's peak resident size (VmHWM), which contains the libraries; the resident size before the
   first step is printed beside it;
 - phases are timed by wrapping functions of both from outside, in CPU time.
@@ -217,7 +219,8 @@ def main() -> None:
     settings = (
         f"Model `{arguments.model.name}`, Countdown, 32 prompts x 8 answers, 4 updates of 64 answers a step; "
         f"{arguments.rounds} rounds in turn, fresh processes, {arguments.steps} steps each after one of warm-up; "
-        "median [min, max] over rounds. `forkpoint` is the default (preset `paper`)."
+        "median [min, max] over rounds. `forkpoint` is the default (preset `paper`). Every response token of the answers "
+        "in an update counts, in both systems; for answers without advantage the engine runs no backward pass, TRL does."
     )
     text = "\n\n".join([benchtables.heading("Embedded engine and TRL", where), settings, *paragraphs])
     print(f"\n{text}")

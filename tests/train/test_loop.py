@@ -269,7 +269,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
 def test_resuming_with_another_method_is_refused(tmp_path):
     path = write(tmp_path)
     train(load_recipe(path, ["train.steps=1"]), run_dir=tmp_path / "run")
-    with pytest.raises(TrainingError, match="another credit chain"):
+    with pytest.raises(InputError, match="another credit chain"):
         train(load_recipe(path, ["credit.method=dapo"]), run_dir=tmp_path / "run", resume=True)
 
 

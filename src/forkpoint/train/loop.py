@@ -7,32 +7,35 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from forkpoint.credit.link import Chain, State, init, run
+from forkpoint.credit.link import Chain, init, run
 from forkpoint.decode.decoder import Sampling
 from forkpoint.errors import TrainingError
 from forkpoint.model import precision
 from forkpoint.rollouts import Rollouts, blank_credit
 from forkpoint.seeds import key
 from forkpoint.tasks.prompts import token_text
-from forkpoint.tasks.task import Task
-from forkpoint.train.checkpoint import load_checkpoint, restore_model, restore_optimizer, save_checkpoint
 from forkpoint.train.collect import Collected, CollectSettings, collect, entropy_metrics, with_reference
-from forkpoint.train.console import Console, make_console
+from forkpoint.train.console import make_console
 from forkpoint.train.measure import evaluate_policy
 from forkpoint.train.policy import forward_rows
+from forkpoint.train.progress import (
+    Progress,
+    Run,
+    logged_evaluation,
+    restored_progress,
+    save_progress,
+    save_rollouts,
+)
 from forkpoint.train.recipe import credit_chain, resolved
 from forkpoint.train.runlog import (
     append_metrics,
     open_run,
-    read_metrics,
     write_evals,
     write_recipe_json,
-    write_rollouts,
 )
 from forkpoint.train.schema import Recipe
 from forkpoint.train.setup import (
@@ -44,7 +47,7 @@ from forkpoint.train.setup import (
     make_sampling,
     make_task,
 )
-from forkpoint.train.trackers import Tracker, make_tracker
+from forkpoint.train.trackers import make_tracker
 from forkpoint.train.update import UpdateSettings, learn
 
 
@@ -58,32 +61,6 @@ class TrainResult:
     """Metrics of the evaluation before the first step, where there was one."""
     after: dict[str, float] | None
     """Metrics of the last evaluation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """Everything that stays the same during a run."""
-
-    recipe: Recipe
-    run_dir: Path
-    policy: Policy
-    task: Task
-    chain: Chain
-    reference: Any | None
-    optimizer: torch.optim.Optimizer
-    sampling: Sampling
-    console: Console
-    trackers: Tracker
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Progress:
-    """Everything that changes, apart from weights and optimiser; saved in every checkpoint."""
-
-    step: int = 0
-    position: int = 0
-    updates: int = 0
-    states: list[State]
 
 
 def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = False) -> TrainResult:
@@ -112,7 +89,7 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
     task = make_task(recipe)
     checkpoint_path = open_run(run_dir, "resume" if resume else "fresh" if fresh else "new")
     console = make_console(recipe.train.steps)
-    here = _Run(
+    here = Run(
         recipe=recipe,
         run_dir=run_dir,
         policy=policy,
@@ -124,7 +101,7 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
         console=console,
         trackers=make_tracker(recipe.log.trackers, run_dir=run_dir, recipe=resolved(recipe), report=console.note),
     )
-    progress = _Progress(states=init(chain))
+    progress = Progress(states=init(chain))
     if checkpoint_path is None:
         write_recipe_json(
             run_dir,
@@ -134,7 +111,7 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
             seed=recipe.seed,
         )
     else:
-        progress = _restored(here, checkpoint_path)
+        progress = restored_progress(here, checkpoint_path)
     try:
         return _train(here, progress, resumed=checkpoint_path is not None)
     finally:
@@ -145,12 +122,12 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
             close()
 
 
-def _train(here: _Run, progress: _Progress, *, resumed: bool) -> TrainResult:
+def _train(here: Run, progress: Progress, *, resumed: bool) -> TrainResult:
     recipe, last = here.recipe, here.recipe.train.steps
     before = after = None
     if resumed:
         here.console.note(f"resumed after step {progress.step} of {last}")
-        before = _logged_evaluation(here.run_dir, 0)
+        before = logged_evaluation(here.run_dir, 0)
     elif recipe.eval.before:
         before = _evaluate(here, 0)
     while progress.step < last:
@@ -160,13 +137,13 @@ def _train(here: _Run, progress: _Progress, *, resumed: bool) -> TrainResult:
         if (final and recipe.eval.after) or (due and not final):
             after = _evaluate(here, progress.step)
         if final or progress.step % recipe.checkpoint.every == 0:
-            _save(here, progress)
+            save_progress(here, progress)
     if after is None:
-        after = _logged_evaluation(here.run_dir, last)
+        after = logged_evaluation(here.run_dir, last)
     return TrainResult(run_dir=here.run_dir, steps=progress.step, before=before, after=after)
 
 
-def _step(here: _Run, progress: _Progress) -> _Progress:
+def _step(here: Run, progress: Progress) -> Progress:
     """Make one training step: a rollout batch and its updates."""
     recipe, policy, step = here.recipe, here.policy, progress.step + 1
     began, cpu = time.perf_counter(), time.process_time()
@@ -203,7 +180,7 @@ def _step(here: _Run, progress: _Progress) -> _Progress:
                 learning_rates=_learning_rates(recipe, progress.updates),
             )
     except TrainingError as error:
-        _save_rollouts(here, step, rollouts, credit)
+        save_rollouts(here, step, rollouts, credit)
         raise TrainingError(
             f"step {step}: {error}; the batch is in rollouts/step-{step:05d}.parquet and the last checkpoint is intact"
         ) from error
@@ -227,11 +204,11 @@ def _step(here: _Run, progress: _Progress) -> _Progress:
     if updated.metrics["cost/statistics_tokens"] and progress.step == 0:
         here.console.note(_cost_note(here.chain, updated.metrics, update_seconds))
     if recipe.log.rollouts_every and step % recipe.log.rollouts_every == 0:
-        _save_rollouts(here, step, rollouts, updated.credit)
+        save_rollouts(here, step, rollouts, updated.credit)
     append_metrics(here.run_dir, metrics)
     here.console.step(metrics)
     here.trackers.log(metrics, step)
-    return _Progress(
+    return Progress(
         step=step,
         position=collected.position,
         updates=progress.updates + updated.updates,
@@ -239,7 +216,7 @@ def _step(here: _Run, progress: _Progress) -> _Progress:
     )
 
 
-def _collected(here: _Run, progress: _Progress, step: int) -> Collected:
+def _collected(here: Run, progress: Progress, step: int) -> Collected:
     recipe, policy = here.recipe, here.policy
     return collect(
         policy.model,
@@ -255,7 +232,7 @@ def _collected(here: _Run, progress: _Progress, step: int) -> Collected:
     )
 
 
-def _scored(here: _Run, rollouts: Rollouts) -> tuple[Rollouts, float]:
+def _scored(here: Run, rollouts: Rollouts) -> tuple[Rollouts, float]:
     """Add the reference model's log-probs where a link needs them; returns the seconds that took."""
     if "ref_logp" not in here.chain.needs:
         return rollouts, 0.0
@@ -270,74 +247,20 @@ def _scored(here: _Run, rollouts: Rollouts) -> tuple[Rollouts, float]:
     return with_reference(rollouts, ref), time.perf_counter() - began
 
 
-def _evaluate(here: _Run, step: int) -> dict[str, float]:
+def _evaluate(here: Run, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems and log the result."""
     recipe, policy = here.recipe, here.policy
     began = time.perf_counter()
-    found = evaluate_policy(recipe, policy, here.task, progress=here.console.progress)
+    try:
+        found = evaluate_policy(recipe, policy, here.task, progress=here.console.progress)
+    except TrainingError as error:
+        raise TrainingError(f"evaluation after step {step}: {error}") from error
     metrics = {"step": step, **found.metrics(), "time/eval": time.perf_counter() - began}
     write_evals(here.run_dir, step, found.rollouts, token_text=token_text(policy.tokenizer))
     append_metrics(here.run_dir, metrics)
     here.console.evaluation(metrics)
     here.trackers.log(metrics, step)
     return metrics
-
-
-def _save(here: _Run, progress: _Progress) -> None:
-    states: list[dict[str, Any]] = []
-    tensors: dict[str, Tensor] = {}
-    for index, state in enumerate(progress.states):
-        states.append({name: value for name, value in state.items() if not isinstance(value, Tensor)})
-        tensors |= {f"{index}/{name}": value for name, value in state.items() if isinstance(value, Tensor)}
-    save_checkpoint(
-        here.run_dir,
-        progress.step,
-        model=here.policy.model,
-        tokenizer=here.policy.tokenizer,
-        optimizer=here.optimizer,
-        state={
-            "position": progress.position,
-            "updates": progress.updates,
-            "credit": states,
-            "chain": here.chain.describe(),
-        },
-        tensors=tensors,
-        keep=here.recipe.checkpoint.keep,
-    )
-
-
-def _restored(here: _Run, path: Path) -> _Progress:
-    """Put weights and optimiser back and return where the run was."""
-    checkpoint = load_checkpoint(path)
-    if checkpoint.state.get("chain") != here.chain.describe():
-        raise TrainingError(
-            f"checkpoint {path} was made with another credit chain than this recipe's: resume with the recipe the "
-            "run was started with, or start it under another name"
-        )
-    restore_model(here.policy.model, checkpoint)
-    restore_optimizer(here.optimizer, here.policy.model, checkpoint)
-    states: list[dict[str, Any]] = [dict(state) for state in checkpoint.state["credit"]]
-    for name, value in checkpoint.tensors.items():
-        index, _, field = name.partition("/")
-        states[int(index)][field] = value.to(here.policy.device)
-    return _Progress(
-        step=checkpoint.step,
-        position=checkpoint.state["position"],
-        updates=checkpoint.state["updates"],
-        states=list(states),
-    )
-
-
-def _save_rollouts(here: _Run, step: int, rollouts: Rollouts, credit: Any) -> None:
-    write_rollouts(
-        here.run_dir,
-        step,
-        rollouts,
-        token_text=token_text(here.policy.tokenizer),
-        advantage_BT=credit.advantage_BT,
-        credit_BT=torch.where(credit.keep_BT, credit.advantage_BT * credit.weight_BT, 0.0),
-        kept_BT=credit.keep_BT & (credit.weight_BT != 0),
-    )
 
 
 def _training_sampling(recipe: Recipe, policy: Policy) -> Sampling:
@@ -389,12 +312,3 @@ def _cost_note(chain: Chain, metrics: Mapping[str, float], seconds: float) -> st
         f"{int(metrics['cost/statistics_tokens']):,} tokens a step, {share:.0%} of the update's time; "
         "source = 'behaviour' or a larger train.micro_tokens avoids it"
     )
-
-
-def _logged_evaluation(run_dir: Path, step: int) -> dict[str, float] | None:
-    """Return the evaluation a run has logged for a step, if any."""
-    found = [row for row in read_metrics(run_dir) if row.get("step") == step and "eval/accuracy" in row]
-    return found[-1] if found else None
-
-
-__all__ = ["Collected", "TrainResult", "train"]
