@@ -219,8 +219,9 @@ def main() -> None:
     settings = (
         f"Model `{arguments.model.name}`, Countdown, 32 prompts x 8 answers, 4 updates of 64 answers a step; "
         f"{arguments.rounds} rounds in turn, fresh processes, {arguments.steps} steps each after one of warm-up; "
-        "median [min, max] over rounds. `forkpoint` is the default (preset `paper`). Every response token of the answers "
-        "in an update counts, in both systems; for answers without advantage the engine runs no backward pass, TRL does."
+        "median [min, max] over rounds. `forkpoint` is the default (preset `paper`). Every response token of the "
+        "answers in an update counts, in both systems; for answers without advantage the engine runs no backward "
+        "pass, TRL does."
     )
     text = "\n\n".join([benchtables.heading("Embedded engine and TRL", where), settings, *paragraphs])
     print(f"\n{text}")

@@ -53,7 +53,8 @@ class SlotLayer(CacheLayerMixin):
 
 
 def _grown(x: Tensor, capacity: int) -> Tensor:
-    wide = x.new_zeros(*x.shape[:2], max(capacity, x.shape[2]), x.shape[3])
+    # What lies beyond the filled columns is never read before it is written.
+    wide = x.new_empty(*x.shape[:2], max(capacity, x.shape[2]), x.shape[3])
     wide[:, :, : x.shape[2]] = x
     return wide
 
