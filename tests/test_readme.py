@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The Python of README and docs runs as it stands, and their links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -6,19 +6,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [
+    (page.name, block)
+    for page in PAGES
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_python_of_the_readme_runs(block, capsys):
-    exec(compile(block, "README.md", "exec"), {})
+@pytest.mark.parametrize(("name", "block"), BLOCKS)
+def test_python_of_the_pages_runs(name, block, capsys):
+    exec(compile(block, name, "exec"), {})
     assert capsys.readouterr().out
 
 
-def test_there_is_one():
-    assert BLOCKS
+def test_there_are_blocks():
+    assert len(BLOCKS) >= 3
 
 
-def test_files_the_readme_links_to_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), target

@@ -130,3 +130,22 @@ def test_entropy_metrics_split_by_advantage_sign():
     assert found["entropy/positive"] == pytest.approx(float(values[values < 2].mean()))
     assert found["entropy/negative"] == pytest.approx(float(values[values >= 2].mean()))
     assert found["entropy/below_0.01"] == pytest.approx(float((values == 0).float().mean()))
+
+
+def test_empty_answers_are_answers():
+    """A model that ends at once: one token an answer, no text, and still a verdict and a gradient's worth of rows."""
+    always_ends = Sampling(max_tokens=8, stop_ids=tuple(range(len(WORDS))), slots=64)
+    seen = []
+
+    def judge(prompts, texts):
+        seen.extend(texts)
+        return [verdict(i % 2) for i in range(len(texts))]
+
+    batch = collect(
+        MODEL, WORDS, task(judge), lambda prompts: [WORDS(p.text)["input_ids"] for p in prompts],
+        always_ends, CollectSettings(prompts=2, group=4), step=1, position=0, version=0,
+    ).rollouts  # fmt: skip
+    assert set(seen) == {""}
+    assert batch.ids_BT.shape == (8, 1)
+    assert bool(batch.mask_BT.all())
+    assert batch.finish == ("stop",) * 8

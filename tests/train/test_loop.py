@@ -288,7 +288,9 @@ def test_damaged_weights_end_in_one_sentence_and_what_was_written_stays(tmp_path
     damaged = load_file(file)
     damaged["model.norm.weight"][0] = float("nan")
     save_file(damaged, file, metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match=r"step 1: .*not finite for request \d+, answer token 0.*step 0 is intact"):
+    with pytest.raises(
+        TrainingError, match=r"step 1: .*problem '.*', sample \d \(row \d+\), answer token 0.*step 0 is intact"
+    ):
         train(load_recipe(path, ["eval.before=false"]), run_dir=tmp_path / "run")
     assert (tmp_path / "run" / "recipe.json").is_file()
 

@@ -56,6 +56,18 @@ class Sampling:
             raise InputError("top_k must be >= 0, max_tokens and slots >= 1")
 
 
+class NotFiniteError(TrainingError):
+    """The model's logits are NaN or infinite, so nothing can be drawn from them."""
+
+    def __init__(self, *, request: int, token: int, what: str = "") -> None:
+        super().__init__(
+            f"the logits are not finite for {what or f'request {request}'}, answer token {token}: the weights have "
+            "diverged or are damaged; lower the learning rate or go back to an earlier checkpoint"
+        )
+        self.request = request
+        self.token = token
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """One sampled answer."""
@@ -125,7 +137,7 @@ def decode(
 
     Raises:
         InputError: an empty prompt, or a model whose cache is not keys and values.
-        TrainingError: the model's logits are not finite; the message names the request and position.
+        NotFiniteError: the model's logits are not finite; the message names the request and position.
     """
     if len(prompts) != len(streams):
         raise InputError(f"{len(prompts)} prompts but {len(streams)} random streams")
@@ -279,10 +291,7 @@ def _draw(rows: _Rows, logits_RV: Tensor, streams: Sequence[int], sampling: Samp
     finite_R = entropy_R.isfinite() & logp_R.isfinite() | ~rows.alive_R
     if not bool(finite_R.all()):
         row = int((~finite_R).nonzero()[0])
-        raise TrainingError(
-            f"the model's logits are not finite for request {rows.request_R[row]}, answer token {int(at_R[row])}: "
-            "the weights have diverged or are damaged; lower the learning rate or go back to an earlier checkpoint"
-        )
+        raise NotFiniteError(request=rows.request_R[row], token=int(at_R[row]))
     rows.last_R = id_R
     # A finished row keeps writing in place 0 of a copy nobody reads: its answer has been taken.
     rows.ids_RT.scatter_(1, at_R[:, None], id_R[:, None].to(rows.ids_RT.dtype))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forkpoint.decode.decoder import Answer, Sampling, decode
+from forkpoint.decode.decoder import Answer, NotFiniteError, Sampling, decode
 from forkpoint.rollouts import Prompt, Rollouts
 from forkpoint.seeds import key
 
@@ -41,16 +41,24 @@ def sample_rollouts(
 
     Returns:
         `Rollouts` of P * G rows, not yet verified, on the model's device.
+
+    Raises:
+        NotFiniteError: the model's logits are not finite; the message names problem, sample and row.
     """
     # Longest answers cannot be known, so requests keep the order of the prompts: equal prompts are neighbours.
     order = [(index, sample) for index in range(len(prompts)) for sample in range(group)]
-    answers = decode(
-        model,
-        [encoded[index] for index, _ in order],
-        [key(*stream, index, prompts[index].id, sample) for index, sample in order],
-        sampling,
-        progress=progress,
-    )
+    try:
+        answers = decode(
+            model,
+            [encoded[index] for index, _ in order],
+            [key(*stream, index, prompts[index].id, sample) for index, sample in order],
+            sampling,
+            progress=progress,
+        )
+    except NotFiniteError as error:
+        index, sample = order[error.request]
+        what = f"problem {prompts[index].id!r}, sample {sample} (row {error.request})"
+        raise NotFiniteError(request=error.request, token=error.token, what=what) from error
     device = next(model.parameters()).device
     lengths = [len(answer.ids) for answer in answers]
     mask_BT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
