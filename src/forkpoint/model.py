@@ -86,7 +86,8 @@ def load_model(
 def check_path(path: str | Path) -> None:
     """Raise `InputError` for what is clearly meant as a directory and is not one, before the hub is asked."""
     name = str(path)
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
+    nested = name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
+    looks_local = nested or name.startswith((".", "/", "~"))
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise InputError(f"{name!r} holds no config.json, so it is not a model directory: check model.path")

@@ -165,6 +165,8 @@ def _step(here: Run, progress: Progress) -> Progress:
     )
     credit_seconds = time.perf_counter() - marked
     marked = time.perf_counter()
+    # Dropout draws from torch's own generator; keyed by step, it is the same after a resume.
+    torch.manual_seed(key(recipe.seed, "dropout", step))
     policy.model.train()
     try:
         with precision(policy.device, policy.dtype):

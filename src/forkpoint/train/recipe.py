@@ -176,7 +176,8 @@ def _call(kind: str, name: str, arguments: Mapping[str, Any], functions: Mapping
     types = typing.get_type_hints(function)
     for key, value in arguments.items():
         if key not in parameters:
-            hint = did_you_mean(key, parameters) if parameters else "it takes none"
+            # The table's own key may be what was meant: `credit.methud=grpo`.
+            hint = did_you_mean(key, [*parameters, kind]) if parameters else "it takes none"
             raise InputError(f"{kind} {name!r} has no argument {key!r}: {hint}")
         _check_type(f"{kind} {name!r}: {key}", value, types.get(key, Any))
     for key, parameter in parameters.items():
