@@ -87,6 +87,9 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
     # A mistake in the recipe must not move an old run aside, so the run directory is opened last.
     policy = load_policy(recipe)
     task = make_task(recipe)
+    sampling = _training_sampling(recipe, policy)
+    reference = make_reference(recipe, policy, chain)
+    optimizer = make_optimizer(recipe, policy.model)
     checkpoint_path = open_run(run_dir, "resume" if resume else "fresh" if fresh else "new")
     console = make_console(recipe.train.steps)
     here = Run(
@@ -95,9 +98,9 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
         policy=policy,
         task=task,
         chain=chain,
-        reference=make_reference(recipe, policy, chain),
-        optimizer=make_optimizer(recipe, policy.model),
-        sampling=_training_sampling(recipe, policy),
+        reference=reference,
+        optimizer=optimizer,
+        sampling=sampling,
         console=console,
         trackers=make_tracker(recipe.log.trackers, run_dir=run_dir, recipe=resolved(recipe), report=console.note),
     )
