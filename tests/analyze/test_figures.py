@@ -16,6 +16,7 @@ DRAWN = {
     "entropy": lambda **name: figures.entropy(STEPS, [0.3] * 4, {"p50": [0.1] * 4, "p95": [2.0] * 4}, **name),
     "credit": lambda **name: figures.credited(STEPS, [0.2] * 4, [0.7, 0.6, 0.6, 0.5], **name),
     "length": lambda **name: figures.response_length(STEPS, [30] * 4, [90] * 4, [0.0] * 4, **name),
+    "loss": lambda **name: figures.optimisation(STEPS, [0.4, 0.2, -0.1, 0.3], [1.0, 2.0, 0.5, 0.7], **name),
     "groups": lambda **name: figures.useful_groups(STEPS, [0.7] * 4, [0, 1, 2, 3], **name),
     "histogram": lambda **name: figures.entropy_histogram({"step 1": [0.0, 0.5, 1.0]}, **name),
 }

@@ -70,7 +70,7 @@ def test_whole_run(whole, html):
     assert (whole / "report.html").read_text("utf-8") == html
     page = Page(html)
     assert page.open == []
-    assert sum(tag == "svg" for tag, _ in page.tags) == 7
+    assert sum(tag == "svg" for tag, _ in page.tags) == 8
     for said in (
         "synthetic-countdown",
         "forking(share=0.2, scope=mini)",
@@ -101,7 +101,7 @@ def test_tables_have_headers_and_figures_have_names(html):
     assert headers.count("row") == 5 + 12
     assert headers.count(None) == 0
     assert all(attrs["aria-label"] for tag, attrs in page.tags if tag == "svg")
-    assert sum(tag == "figcaption" for tag, _ in page.tags) == 7
+    assert sum(tag == "figcaption" for tag, _ in page.tags) == 8
 
 
 def test_same_run_gives_the_same_bytes(whole, html, tmp_path):
@@ -122,7 +122,7 @@ def test_run_killed_in_its_first_step(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     text = Page(report(tmp_path).read_text("utf-8")).text
     assert "No training step and no evaluation has been recorded yet." in text
-    assert text.count("The run holds no numbers for this figure.") == 7
+    assert text.count("The run holds no numbers for this figure.") == 8
 
 
 def test_run_killed_while_writing(whole, tmp_path):

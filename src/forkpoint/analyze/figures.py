@@ -128,6 +128,31 @@ def credited(step: Values, share: Values, threshold: Values, *, name: str = "cre
     return to_svg(figure, name, f"Credited tokens. {label}")
 
 
+def optimisation(step: Values, loss: Values, gradient: Values, *, name: str = "loss") -> str:
+    """Draw the loss and the norm of the gradient over training steps.
+
+    Args:
+        step: Training steps, ascending.
+        loss: Mean loss of a step's updates.
+        gradient: Mean norm of the gradient before clipping.
+        name: Prefix of all ids in the SVG.
+
+    Returns:
+        An `<svg>` element as text, two panels above each other.
+    """
+    figure, (above, below) = _panels(2)
+    steps, losses, norms = _arrays(step, loss, gradient)
+    _line(above, steps, losses, BLUE, "loss")
+    above.set_ylabel("loss")
+    _finish(above, legend=False, last=False)
+    _line(below, steps, norms, ORANGE, "gradient")
+    below.set_ylabel("gradient norm")
+    _from_zero(below, norms)
+    _finish(below, legend=False)
+    label = f"{_words('Loss', steps, losses, '.3f')} {_words('Gradient norm', steps, norms, '.3f')}"
+    return to_svg(figure, name, f"Optimisation. {label}")
+
+
 def response_length(step: Values, mean: Values, longest: Values, truncated: Values, *, name: str = "length") -> str:
     """Draw the length of answers and the share of them cut at the limit.
 

@@ -128,6 +128,14 @@ def _panels(run: RunData, tables: dict[str, Table]) -> list[Panel]:
             figures.credited,
         ),
         _panel(
+            "Optimisation",
+            "Loss and norm of the gradient, means over the updates of a step. In reinforcement learning the loss "
+            "need not fall; a gradient that grows or vanishes is what to look for.",
+            trained,
+            ["loss", "grad_norm"],
+            figures.optimisation,
+        ),
+        _panel(
             "Answer length",
             "Mean and longest answer in tokens, and the share of answers cut at the limit before they ended.",
             trained,
