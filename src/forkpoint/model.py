@@ -59,6 +59,7 @@ def load_model(
         InputError: the path does not exist, the hub has no such model or is out of reach, or the model cannot be
             used; the message names the path.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -76,7 +77,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot load a causal language model from {str(path)!r}: {_first_line(error)}") from error
     model = model.to(device).eval()
     check_head(model)
