@@ -7,7 +7,7 @@ import torch
 from forkpoint.decode.decoder import BLOCK, Sampling, decode
 from forkpoint.entropy.token import token_logp_entropy
 from forkpoint.errors import InputError, TrainingError
-from forkpoint.seeds import key
+from forkpoint.seeds import key, uniforms
 from tiny import qwen3
 
 STOPS = (1, 2, 3)
@@ -187,3 +187,34 @@ def test_recurrent_layers_are_refused():
 def test_sampling_values_outside_their_range(bad):
     with pytest.raises(InputError):
         Sampling(**({"max_tokens": 4, "stop_ids": (1,)} | bad))
+
+
+def test_every_token_has_a_random_number_of_its_own():
+    """With equal logits everywhere, token t is floor(V u_t): the answer spells its stream, block after block."""
+    model = qwen3()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    length, vocabulary = 2 * BLOCK + 5, model.config.vocab_size
+    answer = decode(model, [[4]], [99], Sampling(max_tokens=length, stop_ids=()))[0]
+    drawn = np.concatenate([uniforms(99, block, BLOCK) for block in range(3)])[:length]
+    assert answer.ids == np.floor(drawn * vocabulary).astype(int).tolist()
+
+
+def test_rows_leave_when_nobody_waits(monkeypatch):
+    import forkpoint.decode.decoder as module
+
+    read = 0
+    real = module.hidden_states
+
+    def counting(model, **inputs):
+        nonlocal read
+        read += inputs["input_ids"].numel()
+        return real(model, **inputs)
+
+    monkeypatch.setattr(module, "hidden_states", counting)
+    prompts, streams = requests(40, 4)
+    answers = decode(qwen3(), prompts, streams, Sampling(max_tokens=80, stop_ids=STOPS, slots=1000))
+    lengths = [len(answer.ids) for answer in answers]
+    # Without leaving, every row would be read as often as the longest.
+    assert max(lengths) * len(lengths) > 3 * sum(lengths)
+    assert read < 1.5 * (sum(lengths) + sum(map(len, {tuple(prompt) for prompt in prompts})))

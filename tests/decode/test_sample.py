@@ -36,9 +36,18 @@ def test_temperature_divides_the_logits():
 
 @pytest.mark.parametrize(
     ("top_p", "top_k", "kept"),
-    [(1.0, 0, [0, 1, 2, 3]), (1.0, 1, [0]), (0.5, 0, [0]), (0.51, 0, [0, 1]), (0.8, 0, [0, 1, 2]), (0.6, 3, [0, 1])],
+    [
+        (1.0, 0, [0, 1, 2, 3]),
+        (1.0, 1, [0]),
+        (0.5, 0, [0]),
+        (0.51, 0, [0, 1]),
+        (0.8, 0, [0, 1, 2]),
+        (0.6, 3, [0, 1]),
+        (0.6, 2, [0]),
+    ],
 )
 def test_top_k_and_top_p(top_p, top_k, kept):
+    # (0.6, 2): the two left weigh 2/3 and 1/3, and the first alone has 0.6.
     # (0.6, 3): the three left weigh 4/7, 2/7, 1/7; the first has 0.571 < 0.6, so two are needed.
     out = truncated(LOGP, top_p=top_p, top_k=top_k)[0]
     assert [i for i in range(4) if out[i] > -math.inf] == kept

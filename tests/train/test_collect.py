@@ -123,12 +123,13 @@ def test_entropy_metrics_split_by_advantage_sign():
     batch = filled(odd_length, dynamic_sampling=False).rollouts
     T = batch.ids_BT.shape[1]
     batch = dataclasses.replace(batch, entropy_BT=torch.arange(T).float().expand_as(batch.entropy_BT) * batch.mask_BT)
-    sign_BT = torch.where(torch.arange(T) < 2, 1.0, -1.0).expand_as(batch.entropy_BT)
+    # Advantage 1 on the first two tokens, 0 on the third, -1 after that.
+    sign_BT = (2.0 - torch.arange(T)).clamp(-1, 1).expand_as(batch.entropy_BT)
     found = entropy_metrics(batch, sign_BT)
     values = batch.entropy_BT[batch.mask_BT]
     assert found["entropy/mean"] == pytest.approx(float(values.mean()))
     assert found["entropy/positive"] == pytest.approx(float(values[values < 2].mean()))
-    assert found["entropy/negative"] == pytest.approx(float(values[values >= 2].mean()))
+    assert found["entropy/negative"] == pytest.approx(float(values[values > 2].mean()))
     assert found["entropy/below_0.01"] == pytest.approx(float((values == 0).float().mean()))
 
 

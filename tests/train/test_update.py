@@ -16,6 +16,7 @@ from forkpoint.methods import dapo, forking, grpo, method_chain
 from forkpoint.model import recompute_activations
 from forkpoint.rollouts import Prompt, blank_credit
 from forkpoint.train import policy as policy_module
+from forkpoint.train.batches import micro_batches, mini_batches
 from forkpoint.train.policy import forward_rows, row_lengths
 from forkpoint.train.update import UpdateSettings, learn
 from tiny import qwen3, tokenizer
@@ -254,3 +255,35 @@ def test_a_mini_batch_in_which_nothing_learns_leaves_plain_sgd_where_it_was(batc
     assert all(not delta.any() for delta in change)
     assert result.metrics["grad_norm"] == 0
     assert result.updates == 1
+
+
+@pytest.mark.parametrize("preset", ["trl", "authors-code"])
+def test_micro_scope_over_several_passes_by_hand(batch, preset):
+    """The presets' own definitions, written out: select inside each pass, divide as each of them does."""
+    method, settings = forking(preset=preset), UpdateSettings(mini_prompts=6, micro_tokens=60, grad_clip=0.0, seed=5)
+    change, _ = updated(batch, method, micro_tokens=60, seed=5)
+    model = qwen3(seed=1).double()
+    credit, states = run(method, blank_credit(batch), batch, init(method), when="rollout", rng=3)
+    mini = mini_batches(batch.group_B, settings.mini_prompts, 5, "mini", 1, 0)[0]
+    cuts = micro_batches(row_lengths(batch), mini, settings.micro_tokens, 5, "micro", 1, 0, 0)
+    assert len(cuts) > 2
+    loss = 0.0
+    for cut in cuts:
+        rows = batch.select(cut, trim=False)
+        forward = forward_rows(model, rows)
+        entropies = forward.entropy_BT.detach()[rows.mask_BT].sort(descending=True).values
+        if preset == "trl":
+            chosen_BT = rows.mask_BT & (forward.entropy_BT >= torch.quantile(entropies, 0.8))
+            divisor = float(batch.mask_BT.sum())
+        else:
+            cut_at = entropies[-(-len(entropies) // 5) - 1]
+            chosen_BT = rows.mask_BT & (forward.entropy_BT >= cut_at)
+            divisor = float(chosen_BT.sum()) * batch.rows / cut.numel()
+        ratio_BT = (forward.logp_BT - rows.logp_BT).exp()
+        advantage_BT = credit.advantage_BT[cut]
+        gain_BT = torch.minimum(ratio_BT * advantage_BT, ratio_BT.clamp(0.8, 1.28) * advantage_BT)
+        if preset == "authors-code":
+            gain_BT = torch.where(advantage_BT < 0, torch.maximum(gain_BT, 10 * advantage_BT), gain_BT)
+        loss = loss - torch.where(chosen_BT, gain_BT, 0.0).sum() / divisor
+    loss.backward()
+    assert distance([-p.grad for p in model.parameters()], change) < 1e-5
