@@ -263,7 +263,7 @@ def test_micro_scope_over_several_passes_by_hand(batch, preset):
     method, settings = forking(preset=preset), UpdateSettings(mini_prompts=6, micro_tokens=60, grad_clip=0.0, seed=5)
     change, _ = updated(batch, method, micro_tokens=60, seed=5)
     model = qwen3(seed=1).double()
-    credit, states = run(method, blank_credit(batch), batch, init(method), when="rollout", rng=3)
+    credit, _ = run(method, blank_credit(batch), batch, init(method), when="rollout", rng=3)
     mini = mini_batches(batch.group_B, settings.mini_prompts, 5, "mini", 1, 0)[0]
     cuts = micro_batches(row_lengths(batch), mini, settings.micro_tokens, 5, "micro", 1, 0, 0)
     assert len(cuts) > 2
