@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from forkpoint.entropy.token import token_logp_entropy
 from forkpoint.errors import TrainingError
+from forkpoint.model import head_logits, hidden_states
 from forkpoint.train.examples import (
     Batches,
     Example,
@@ -145,14 +147,12 @@ def negative_log_likelihood(model: nn.Module, batch: TextBatch) -> Tensor:
     if not bool(mask_BT.any()):
         return torch.zeros((), device=device, requires_grad=True)
     first = int(mask_BT.any(0).to(torch.int64).argmax())
-    kept = ids_BT.shape[1] - first
-    # Padding is on the right, where causal attention never looks, so no attention mask is needed; the
-    # prompt that all rows share needs no logits.
-    logits_BTV = model(input_ids=ids_BT[:, :-1], logits_to_keep=kept, use_cache=False).logits
+    # Padding is on the right, where causal attention never looks, so no attention mask is needed; the prompt that
+    # all rows share needs no logits.
+    states_BTH = hidden_states(model, input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
     counted_BT = mask_BT[:, first:]
-    logits_NV = logits_BTV[counted_BT]
-    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    return nn.functional.cross_entropy(logits_NV, ids_BT[:, first:][counted_BT], reduction="sum")
+    logits_NV = head_logits(model, states_BTH[:, first - 1 :])[counted_BT]
+    return -token_logp_entropy(logits_NV, ids_BT[:, first:][counted_BT])[0].sum()
 
 
 def schedule(step: int, *, steps: int, warmup: int) -> float:
