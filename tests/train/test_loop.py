@@ -322,3 +322,29 @@ def test_a_mistake_in_the_recipe_does_not_move_an_old_run_aside(tmp_path):
         train(load_recipe(path), run_dir=tmp_path / "run", fresh=True)
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
     assert not (tmp_path / "run.1").exists()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+def test_the_first_update_sees_the_policy_that_sampled(tmp_path, temperature):
+    """Ratio 1 at every temperature and cut: both sides measure softmax(logits / temperature) in full."""
+    sampling = [f"decode.temperature={temperature}", "decode.top_p=0.9", "decode.top_k=8", 'decode.stop=["yes"]']
+    one_update = ["train.steps=1", "train.mini_prompts=4", "eval.before=false", "eval.after=false"]
+    train(load_recipe(write(tmp_path), [*sampling, *one_update]), run_dir=tmp_path / "run")
+    row = logged(tmp_path / "run")[-1]
+    assert row["kl/behaviour"] < 1e-9
+    assert row["ratio/clipped"] == 0
+    import pyarrow.parquet as pq
+
+    answers = pq.read_table(tmp_path / "run" / "rollouts" / "step-00001.parquet").to_pylist()
+    ended = [row for row in answers if row["finish"] == "stop"]
+    assert ended
+    assert all(row["tokens"][-1].strip() in ("yes", "<end>") for row in ended)
+    assert all("yes" not in "".join(row["tokens"][:-1]) for row in answers)
+
+
+def test_overlong_answers_are_punished_in_a_run(tmp_path):
+    quick = ["train.steps=1", "eval.before=false", "eval.after=false", "reward.overlong_buffer=8"]
+    train(load_recipe(write(tmp_path), quick), run_dir=tmp_path / "run")
+    row = logged(tmp_path / "run")[-1]
+    assert -1 <= row["reward/overlong"] < 0
+    assert row["reward/mean"] == pytest.approx(row["reward/answer"] + row["reward/overlong"], abs=1e-6)
