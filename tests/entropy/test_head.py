@@ -60,9 +60,10 @@ def both(variant, upstream, *, tile_cells=1 << 24, entropy_gradient=True, dtype=
 
 def upstreams(share=1.0, entropy=True):
     generator = torch.Generator().manual_seed(1)
-    keep = torch.rand(N, generator=generator) < share
 
     def draw():
+        # Each output has rows of its own that carry gradient.
+        keep = torch.rand(N, generator=generator) < share
         return torch.randn(N, generator=generator, dtype=torch.float64) * keep
 
     return [draw(), draw() if entropy else None, draw()]
