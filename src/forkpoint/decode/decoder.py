@@ -113,7 +113,7 @@ class _Rows:
 _TENSORS = ("last_R", "length_R", "written_R", "alive_R", "ids_RT", "logp_RT", "entropy_RT", "uniform_RU")
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
