@@ -1,5 +1,7 @@
 """The entropy head against materialised logits in float64, and its counted cost."""
 
+import math
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -67,6 +69,16 @@ def upstreams(share=1.0, entropy=True):
         return torch.randn(N, generator=generator, dtype=torch.float64) * keep
 
     return [draw(), draw() if entropy else None, draw()]
+
+
+def test_by_hand():
+    """Logits 0, ln 2, ln 5 have partition 8, so p = 1/8, 2/8, 5/8 and log Z = ln 8."""
+    weight = torch.tensor([[0.0], [math.log(2)], [math.log(5)]], dtype=torch.float64)
+    out = head_logp_entropy(torch.ones(2, 1, dtype=torch.float64), weight, torch.tensor([1, 2]), tile_cells=2)
+    h = (math.log(8) + 2 * math.log(4) + 5 * math.log(8 / 5)) / 8
+    assert out.logp_N.tolist() == pytest.approx([math.log(2 / 8), math.log(5 / 8)], abs=1e-12)
+    assert out.entropy_N.tolist() == pytest.approx([h, h], abs=1e-12)
+    assert out.log_partition_N.tolist() == pytest.approx([math.log(8)] * 2, abs=1e-12)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -6,11 +6,6 @@ import torch
 from torch import Tensor
 
 
-def log_partition(logits: Tensor) -> Tensor:
-    """Return log Z = log Σ_v exp(z_v) over the last dimension."""
-    return torch.logsumexp(logits, dim=-1)
-
-
 def token_logp_entropy(
     logits_NV: Tensor, ids_N: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -32,9 +32,9 @@ class Checkpoint:
     step: int
     """Number of finished training steps."""
     state: Mapping[str, Any]
-    """JSON values: data position, generator states, schedules."""
+    """JSON values: data position, number of updates, state of the credit chain."""
     tensors: Mapping[str, Tensor]
-    """Tensors of the credit chain's state and of the generators."""
+    """Tensors of the credit chain's state."""
     optimizer: Mapping[str, Any]
     """Hyper-parameters of every parameter group, its parameter names, and state that is no tensor."""
 

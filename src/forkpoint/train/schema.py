@@ -159,7 +159,8 @@ class TrainTable(_Table):
     epochs: Count = 1
     """Passes over a rollout batch."""
     micro_tokens: Count = 16384
-    """Padded tokens (prompt and answer) in one forward and backward pass; does not change the result."""
+    """Most tokens (prompt and answer, padding not counted) in one forward and backward pass. Changes the result only
+    of chains with a statistic of scope `micro`, such as the presets `authors-code` and `trl`."""
     lr: Positive = 1e-6
     """Learning rate of AdamW."""
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
@@ -175,7 +176,8 @@ class TrainTable(_Table):
     dynamic_sampling: bool = True
     """Replace groups whose answers all earn the same until the batch is full."""
     max_rounds: Count = 10
-    """Rounds of sampling after which a batch that is still not full stops the run."""
+    """Most rounds of sampling: a batch that is still not full then learns from what it has, and the log says so; a
+    batch without any useful group stops the run."""
 
     @field_validator("betas")
     @classmethod
