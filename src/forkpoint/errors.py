@@ -20,6 +20,16 @@ class InputError(ForkpointError):
     """A recipe, an argument, a data file or a checkpoint cannot be used."""
 
 
+class NotFiniteRowError(InputError):
+    """A row of hidden states has no distribution: it, the head or the bias holds NaN or infinity."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(
+            f"row {row} has no finite log-partition: its hidden state, the head or the bias holds NaN or inf"
+        )
+        self.row = row
+
+
 class TrainingError(ForkpointError):
     """A run had to stop; everything written so far is intact."""
 
