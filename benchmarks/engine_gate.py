@@ -38,7 +38,7 @@ def parity(model: Path) -> dict[str, Any]:
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     policy.model.train()
-    forward = forward_rows(policy.model, rollouts)
+    forward = forward_rows(policy.model, rollouts, head=policy.head, packed=policy.packed)
     credit, _ = run(chain, rewarded, rollouts, states, when="update", forward=forward.detach(), batching=batching)
     ours = policy_loss(chain, forward, rollouts, credit, coefficients(credit, rollouts, batching))
     ours.value.backward()

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SYSTEMS = ("forkpoint", "forkpoint-trl-preset", "trl")
+SYSTEMS = (
+    "forkpoint",
+    "forkpoint-behaviour",
+    "forkpoint-trl-preset",
+    "forkpoint-torch-products",
+    "trl-our-linears",
+    "trl",
+)
 PROMPTS, GROUP, UPDATES, MAX_TOKENS = 32, 8, 4, 128
 ROWS = PROMPTS * GROUP // UPDATES
 LR, CLIP_LOW, CLIP_HIGH, SHARE = 1e-4, 0.2, 0.28, 0.2
@@ -60,7 +67,7 @@ class Watch:
 
 def work(system: str, *, model: Path, turn: int, steps: int) -> dict[str, Any]:
     """Run one system for a warm-up step and `steps` more and return what was measured."""
-    run = trl_run if system == "trl" else forkpoint_run
+    run = trl_run if system.startswith("trl") else forkpoint_run
     watch = Watch()
     base: dict[str, list[float]] = {"reward": [], "length": []}
     memory: dict[str, float] = {}
@@ -78,6 +85,7 @@ def forkpoint_run(
     system: str, model: Path, turn: int, steps: int, watch: Watch, base: dict[str, Any], memory: dict[str, float]
 ) -> list[list[int]]:
     """Train as `forkpoint train` does, with no evaluation and no files beside metrics and the last checkpoint."""
+    from forkpoint import products
     from forkpoint.train import collect, loop
 
     memory["imports"] = resident("VmRSS")
@@ -108,6 +116,8 @@ def forkpoint_run(
         memory["peak"] = resident("VmHWM")
         return result
 
+    if system == "forkpoint-torch-products":
+        products.library = lambda: "torch"
     original = loop._step
     loop._step = stepped
     loop.learn = watch.around("update", loop.learn, learned)
@@ -133,6 +143,7 @@ def recipe(model: Path, turn: int, steps: int, system: str = "forkpoint") -> Any
             "train.betas=[0.9, 0.999]", "train.eps=1e-8", "train.grad_clip=1.0", "train.dynamic_sampling=false",
             "credit.method=forking", f"credit.share={SHARE}",
             f"credit.preset={'trl' if system == 'forkpoint-trl-preset' else 'paper'}",
+            f"credit.source={'behaviour' if system == 'forkpoint-behaviour' else 'current'}",
             f"credit.clip_low={CLIP_LOW}", f"credit.clip_high={CLIP_HIGH}",
             "eval.before=false", "eval.after=false", "eval.every=0", "checkpoint.every=1000", "log.rollouts_every=0",
         ],
@@ -146,6 +157,7 @@ def trl_run(
     import torch
     from transformers import TrainerCallback
 
+    from forkpoint.linear import row_linears
     from forkpoint.tasks.countdown import countdown_task
 
     draw = countdown_task("countdown", heldout=1).train_prompt
@@ -181,6 +193,8 @@ def trl_run(
     with tempfile.TemporaryDirectory() as folder:
         trainer = trl_trainer(model, texts, folder, turn=turn, updates=UPDATES * steps)
         memory["imports"] = _AFTER_IMPORT["trl"]
+        if system == "trl-our-linears":
+            row_linears(trainer.model)
         trainer.add_callback(Cut())
         trainer._generate = watch.around("decode", trainer._generate)
         trainer._calculate_rewards = watch.around("verify", trainer._calculate_rewards, judged)

@@ -23,7 +23,9 @@ from typing import Any
 import torch
 
 from forkpoint.decode.decoder import Sampling, decode
+from forkpoint.entropy.token import token_logp_entropy
 from forkpoint.evaluate.stats import accuracy
+from forkpoint.model import head_logits, hidden_states
 from forkpoint.rollouts import Prompt
 from forkpoint.seeds import key
 from forkpoint.tasks.countdown import (
@@ -40,7 +42,7 @@ from forkpoint.tasks.countdown import (
 )
 from forkpoint.tasks.countdown_chains import pretraining_chain, vocabulary
 from forkpoint.tasks.task import Task
-from forkpoint.train.sft import Example, bucketed, sft
+from forkpoint.train.sft import Example, TextBatch, bucketed, sft
 
 MOST_TOKENS = 128
 """Longest answer that the card measures."""
@@ -127,8 +129,18 @@ def pretrain(model: Any, tokenizer: Any, args: argparse.Namespace) -> float:
         warmup=args.warmup,
         weight_decay=0.1,
         log=log,
+        loss=materialised,
     )
     return time.process_time() - begin
+
+
+def materialised(model: Any, batch: TextBatch) -> torch.Tensor:
+    """Return the summed cross entropy from whole logits: the rounding that the shipped weights were made with."""
+    first = int(batch.mask_BT.any(0).to(torch.int64).argmax())
+    states_BTH = hidden_states(model, input_ids=batch.ids_BT[:, :-1], use_cache=False).last_hidden_state
+    counted_BT = batch.mask_BT[:, first:]
+    logits_NV = head_logits(model, states_BTH[:, first - 1 :])[counted_BT]
+    return -token_logp_entropy(logits_NV, batch.ids_BT[:, first:][counted_BT])[0].sum()
 
 
 @torch.no_grad()

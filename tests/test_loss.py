@@ -287,8 +287,17 @@ def test_measured_sums():
     k3 = sum(r - 1 - math.log(r) for r in (1.5, 0.5, 1.5, 0.5, 2.0, 1.5))
     assert got == {
         "counted": 4.0, "learned": 4.0, "clipped_low": 1.0, "clipped_high": 1.0, "tokens": 6.0,
-        "kl": pytest.approx(k3, abs=1e-12),
+        "scored": 6.0, "kl": pytest.approx(k3, abs=1e-12),
     }  # fmt: skip
+
+
+def test_kl_is_measured_where_the_current_policy_was_asked():
+    logp_BT, rollouts, credit = ratios([[1.5, 0.5, 1.5], [0.5, 2.0], [1.5]])
+    scored_BT = padded([[1, 0, 1], [0, 0], [1]]) > 0
+    forward = Forward(logp_BT=logp_BT, entropy_BT=logp_BT, scored_BT=scored_BT)
+    got = policy_loss(EMPTY, forward, rollouts, credit, full(credit, 1.0)).sums
+    assert (got["tokens"], got["scored"]) == (6.0, 3.0)
+    assert got["kl"] == pytest.approx(3 * (1.5 - 1 - math.log(1.5)), abs=1e-12)
 
 
 def test_unclipped_on_policy_gradient_is_reinforce():

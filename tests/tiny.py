@@ -43,6 +43,21 @@ def qwen3(seed: int = 0, spread: float = 0.2, **changes):
     return Qwen3ForCausalLM(Qwen3Config(**(settings | changes))).eval()
 
 
+def strange_head(**changes):
+    """Return a model whose logits are more than a linear layer, so that only the model itself can compute them."""
+    from transformers import Qwen3ForCausalLM
+
+    class Strange(Qwen3ForCausalLM):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.logits = out.logits.sin() * 2
+            return out
+
+    model = qwen3(**changes)
+    model.__class__ = Strange
+    return model
+
+
 def save(folder: Path, *, eos: bool = True, **changes) -> Path:
     """Write a model folder as Hugging Face does."""
     qwen3(**changes).save_pretrained(folder)

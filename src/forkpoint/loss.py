@@ -151,7 +151,8 @@ class Loss:
     value: Tensor
     """Scalar with gradient."""
     sums: dict[str, float]
-    """Sums over tokens: `counted`, `learned`, `clipped_low`, `clipped_high`, `tokens`, `kl`."""
+    """Sums over tokens: `counted`, `learned`, `clipped_low`, `clipped_high`, `tokens`, `scored`, and `kl` over the
+    scored ones."""
 
 
 def policy_loss(chain: Chain, forward: Forward, rollouts: Rollouts, credit: Credit, coefficient_BT: Tensor) -> Loss:
@@ -171,10 +172,12 @@ def policy_loss(chain: Chain, forward: Forward, rollouts: Rollouts, credit: Cred
     value = (coefficient_BT * loss_BT).sum()
     for regularise in chain.regularisers:
         value = value + regularise(forward, rollouts, credit, coefficient_BT)
-    return Loss(value=value, sums=_measure(forward.logp_BT.detach(), rollouts, credit))
+    return Loss(value=value, sums=_measure(forward, rollouts, credit))
 
 
-def _measure(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> dict[str, float]:
+def _measure(forward: Forward, rollouts: Rollouts, credit: Credit) -> dict[str, float]:
+    logp_BT = forward.logp_BT.detach()
+    scored_BT = rollouts.mask_BT if forward.scored_BT is None else forward.scored_BT
     keep_BT, advantage_BT = credit.keep_BT, credit.advantage_BT
     ratio_BT = importance_ratio(logp_BT, rollouts, credit)
     learns_BT = keep_BT & (credit.weight_BT * advantage_BT != 0)
@@ -187,5 +190,6 @@ def _measure(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> dict[str, f
         "clipped_low": float((below_BT & learns_BT & (advantage_BT < 0)).sum()),
         "clipped_high": float((above_BT & learns_BT & (advantage_BT > 0)).sum()),
         "tokens": float(rollouts.mask_BT.sum()),
-        "kl": float(torch.where(rollouts.mask_BT, k3_BT, 0.0).sum()),
+        "scored": float(scored_BT.sum()),
+        "kl": float(torch.where(scored_BT, k3_BT, 0.0).sum()),
     }

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from forkpoint.entropy.head import HeadOut, head_logp_entropy
 from forkpoint.environment import cores
 from forkpoint.errors import InputError
+
+HeadKind = Literal["fused", "plain"]
+"""`fused`: the entropy head, which never holds all logits; `plain`: the model's own logits, held whole."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,6 +49,7 @@ def load_model(
     attention: str = "sdpa",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    head: HeadKind = "fused",
 ) -> Any:
     """Return a Hugging Face causal language model, in evaluation mode, on the device.
 
@@ -54,6 +60,7 @@ def load_model(
         attention: transformers' attention implementation.
         revision: hub revision.
         trust_remote_code: run code that comes with the model. Off unless you trust its author.
+        head: `fused` refuses a model whose logits are more than a linear layer with soft-cap or scaling.
 
     Raises:
         InputError: the path does not exist, the hub has no such model or is out of reach, or the model cannot be
@@ -80,7 +87,8 @@ def load_model(
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot load a causal language model from {str(path)!r}: {_first_line(error)}") from error
     model = model.to(device).eval()
-    check_head(model)
+    if head == "fused":
+        check_head(model)
     return model
 
 
@@ -113,6 +121,66 @@ def hidden_states(model: Any, **inputs: Any) -> Any:
     return plain(model).base_model(**inputs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The lm-head as numbers: z = cap(scale * (W h + b))."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    """Cohere's `logit_scale`, 1 / Granite's `logits_scaling`."""
+    softcap: float | None = None
+    """c of c tanh(z / c) (Gemma)."""
+
+
+def head_of(model: Any) -> Head:
+    """Return the model's lm-head, for `forkpoint.entropy.head`.
+
+    Raises:
+        InputError: the head is not a plain linear layer (quantised, or with an adapter of its own).
+    """
+    causal = plain(model)
+    config = causal.config.get_text_config()
+    layer = causal.get_output_embeddings()
+    if not isinstance(layer, nn.Linear):
+        raise InputError(
+            f"the lm-head of {type(causal).__name__} is a {type(layer).__name__} and not a plain linear layer: "
+            "set model.head = 'plain' to compute its logits as the model does"
+        )
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return Head(weight_VH=layer.weight, bias_V=layer.bias, scale=float(scale), softcap=float(cap) if cap else None)
+
+
+def read(model: Any, head: HeadKind, **inputs: Any) -> Tensor:
+    """Return what the head starts from, (B, L, …): hidden states, or the model's own logits for the plain head."""
+    out = plain(model)(**inputs) if head == "plain" else hidden_states(model, **inputs)
+    states: Tensor = out.logits if head == "plain" else out.last_hidden_state
+    return states
+
+
+def logits_of(model: Any, head: HeadKind, states_NX: Tensor) -> Tensor:
+    """Return the logits (N, V) of what `read` returned."""
+    return states_NX if head == "plain" else head_logits(model, states_NX)
+
+
+def head_values(
+    model: Any, hidden_NH: Tensor, ids_N: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = False
+) -> HeadOut:
+    """Return log-prob of the ids, entropy and log-partition of hidden states, without holding (N, V) logits."""
+    head = head_of(model)
+    return head_logp_entropy(
+        hidden_NH,
+        head.weight_VH,
+        ids_N,
+        bias_V=head.bias_V,
+        temperature=temperature,
+        scale=head.scale,
+        softcap=head.softcap,
+        entropy_gradient=entropy_gradient,
+    )
+
+
 def head_logits(model: Any, hidden_NH: Tensor) -> Tensor:
     """Return the logits (N, V) of hidden states, with the family's soft-cap or scaling.
 
@@ -139,8 +207,8 @@ def check_head(model: Any) -> None:
     ours = head_logits(model, hidden_states(model, input_ids=probe, use_cache=False).last_hidden_state)
     if own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise InputError(
-            f"{type(causal).__name__} computes its logits in a way forkpoint does not know: "
-            "its head is more than a linear layer with soft-cap or scaling"
+            f"{type(causal).__name__} computes its logits in a way forkpoint does not know, more than a linear layer "
+            "with soft-cap or scaling: set model.head = 'plain' to compute them as the model does"
         )
 
 

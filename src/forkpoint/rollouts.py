@@ -17,6 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+EntropyKind = Literal["exact", "rescored", "lower-bound"]
+"""`exact`: from the logits that sampled; `rescored`: from one more pass of the training model with the same weights;
+`lower-bound`: from the most likely tokens alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -76,7 +80,7 @@ class Rollouts:
     logp_BT: Tensor
     """float32 (B, T): log-prob of the sampled token under the behaviour policy, 0 on padding."""
     entropy_BT: Tensor
-    """float32 (B, T): entropy of the behaviour policy in nats, 0 on padding."""
+    """float32 (B, T): entropy of the behaviour policy in nats, 0 on padding; `entropy_kind` says how it is known."""
     finish: tuple[str, ...]
     """Why each row ended: `stop` or `length`."""
     text: tuple[str, ...]
@@ -94,6 +98,8 @@ class Rollouts:
     """The longest answer the decoder allowed, in tokens."""
     version: int = 0
     """Number of optimiser updates the behaviour policy had seen."""
+    entropy_kind: EntropyKind = "exact"
+    """What every entropy of this batch is; batches of different kinds cannot be joined."""
 
     @property
     def rows(self) -> int:
@@ -143,14 +149,17 @@ class Forward:
     """float32 (B, T): log-prob of the recorded tokens; carries gradient inside the loss."""
     entropy_BT: Tensor
     """float32 (B, T): entropy in nats; carries gradient where a regulariser asks for it."""
+    scored_BT: Tensor | None = None
+    """bool (B, T): where the current policy was asked; elsewhere values are the behaviour policy's. None: all."""
 
     def detach(self) -> Forward:
         """Return the same values without gradient, as credit links see them."""
-        return Forward(logp_BT=self.logp_BT.detach(), entropy_BT=self.entropy_BT.detach())
+        return dataclasses.replace(self, logp_BT=self.logp_BT.detach(), entropy_BT=self.entropy_BT.detach())
 
     def select(self, rows: Tensor) -> Forward:
         """Return the given rows."""
-        return Forward(logp_BT=self.logp_BT[rows], entropy_BT=self.entropy_BT[rows])
+        scored_BT = None if self.scored_BT is None else self.scored_BT[rows]
+        return Forward(logp_BT=self.logp_BT[rows], entropy_BT=self.entropy_BT[rows], scored_BT=scored_BT)
 
 
 @dataclass(frozen=True, kw_only=True)

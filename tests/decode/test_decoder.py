@@ -5,12 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from looking import Looks
 
 from forkpoint.decode.decoder import BLOCK, Sampling, decode
+from forkpoint.decode.graphs import AHEAD
 from forkpoint.entropy.token import token_logp_entropy
 from forkpoint.errors import InputError, TrainingError
 from forkpoint.seeds import key, uniforms
-from tiny import qwen3
+from tiny import qwen3, strange_head
 
 STOPS = (1, 2, 3)
 
@@ -38,7 +40,8 @@ def family(name: str):
     if name == "mistral-sliding":
         return hf.MistralForCausalLM(hf.MistralConfig(**shared, sliding_window=8)).eval()
     # Soft-capped logits and alternating sliding layers.
-    config = hf.Gemma2Config(**shared, head_dim=8, sliding_window=8, attn_implementation="eager")
+    capped = {"attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 4}
+    config = hf.Gemma2Config(**shared, **capped, head_dim=8, sliding_window=8, attn_implementation="eager")
     return hf.Gemma2ForCausalLM(config).eval()
 
 
@@ -125,18 +128,33 @@ def test_greedy_takes_the_most_likely_token():
 
 
 @pytest.fixture
+def looks():
+    return Looks()
+
+
+@pytest.fixture
 def passes(monkeypatch):
-    """The shapes of everything the model's body reads."""
+    """The shapes of everything the model's body reads: prompts, and one token a row."""
     import forkpoint.decode.decoder as module
 
     shapes = []
-    real = module.hidden_states
+    real, choose = module.read, module.token_body
 
-    def counting(model, **inputs):
+    def counting(model, head, **inputs):
         shapes.append(tuple(inputs["input_ids"].shape))
-        return real(model, **inputs)
+        return real(model, head, **inputs)
 
-    monkeypatch.setattr(module, "hidden_states", counting)
+    def chosen(model, head):
+        body, split = choose(model, head)
+
+        def reading(ids, *rest):
+            shapes.append((len(ids), 1))
+            return body(ids, *rest)
+
+        return reading, split
+
+    monkeypatch.setattr(module, "read", counting)
+    monkeypatch.setattr(module, "token_body", chosen)
     return shapes
 
 
@@ -152,6 +170,21 @@ def test_no_work_on_finished_rows(passes):
 def test_prompts_that_occur_often_are_read_once(passes):
     decode(qwen3(), [[4, 5, 6]] * 8, list(range(8)), Sampling(max_tokens=1, stop_ids=STOPS))
     assert passes == [(1, 3)]
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_plain_head_asks_the_model_for_its_logits(static):
+    model = strange_head()
+    prompts, streams = requests(4, 2)
+    answers = decode(
+        model, prompts, streams, Sampling(max_tokens=12, stop_ids=STOPS, slots=3, head="plain"), static=static
+    )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *answer.ids]])).logits[0, len(prompt) - 1 : -1]
+        logp, entropy = token_logp_entropy(logits, torch.tensor(answer.ids))
+        assert answer.logp == pytest.approx(logp.tolist(), abs=1e-4)
+        assert answer.entropy == pytest.approx(entropy.tolist(), abs=1e-4)
 
 
 def test_progress_counts_up_to_the_total():
@@ -207,3 +240,49 @@ def test_rows_leave_when_nobody_waits(passes):
     # Without leaving, every row would be read as often as the longest.
     assert max(lengths) * len(lengths) > 3 * sum(lengths)
     assert sum(map(math.prod, passes)) < 1.5 * (sum(lengths) + sum(map(len, {tuple(prompt) for prompt in prompts})))
+
+
+def test_the_number_of_rows_stays_a_multiple_of_sixteen(passes):
+    """Where many rows write, every product has a shape seen before; up to 32 rows it does not matter."""
+    prompts, streams = requests(40, 4)
+    answers = decode(qwen3(), prompts, streams, Sampling(max_tokens=80, stop_ids=STOPS, slots=96))
+    assert len(answers) == 160
+    rows = {shape[0] for shape in passes if shape[1] == 1}
+    assert {count for count in rows if count > 32} <= {48, 64, 80, 96}
+    assert len(rows) > 4
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_host_looks_at_the_device_once_a_token(static, looks):
+    """Or once in `AHEAD` tokens, where steps are static."""
+    prompts, streams = requests(5, 4)
+    counts = {}
+    for length in (9, 41):
+        looks.clear()
+        with looks:
+            decode(qwen3(), prompts, streams, Sampling(max_tokens=length, stop_ids=()), static=static)
+        counts[length] = len(looks)
+    assert counts[41] - counts[9] == (32 // AHEAD if static else 32)
+
+
+def test_attention_is_as_before_after_a_decode():
+    model = qwen3()
+    decode(model, [[4, 5]], [0], Sampling(max_tokens=3, stop_ids=STOPS))
+    assert model.config._attn_implementation == "sdpa"
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(TrainingError):
+        decode(model, [[4, 5]], [0], Sampling(max_tokens=3, stop_ids=STOPS))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_weights_that_go_bad_on_the_way_are_named():
+    """The first tokens are fine; the logits of a later one are not."""
+    model = qwen3()
+    answer = decode(model, [[4, 5]], [0], Sampling(max_tokens=6, stop_ids=()))[0]
+    bad = next(token for token in answer.ids[:-1] if token not in (4, 5))
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+        model.model.embed_tokens.weight[bad] = float("nan")
+    with pytest.raises(TrainingError, match=f"request 0, answer token {answer.ids.index(bad) + 1}:"):
+        decode(model, [[4, 5]], [0], Sampling(max_tokens=6, stop_ids=()))

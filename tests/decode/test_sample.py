@@ -57,3 +57,5 @@ def test_a_token_of_probability_zero_is_never_drawn():
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
     drawn = {int(sample_token(logits, uniform(u))[0]) for u in (0.0, 0.25, 0.5, 0.75, 1 - 2**-53)}
     assert drawn == {1, 3}
+    # Two tokens of one half each: the impossible ones add nothing.
+    assert float(sample_token(logits, uniform(0.5))[2]) == pytest.approx(math.log(2), abs=1e-6)

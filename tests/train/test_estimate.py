@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from forkpoint.entropy.head import LIMITS
 from forkpoint.errors import InputError
 from forkpoint.train.estimate import _Shape, count_parameters, estimate, human_bytes, read_model_config
-from forkpoint.train.policy import LOGIT_CELLS
 from forkpoint.train.schema import Recipe
 
 
@@ -85,7 +85,7 @@ def test_what_changes_the_bytes():
     kl = estimate(recipe(credit={"method": "grpo", "kl_coefficient": 0.1}), config)
     assert kl.weight_bytes == 2 * plain.weight_bytes
     huge = estimate(recipe(train={"micro_tokens": 1 << 22}), config)
-    assert huge.logits_bytes == 12 * LOGIT_CELLS
+    assert huge.logits_bytes == 12 * LIMITS["cpu"].cells
 
 
 def test_dtype_auto_is_bfloat16_on_cuda_alone():

@@ -10,7 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from forkpoint.credit import LINKS, Link
@@ -269,6 +270,7 @@ def test_resolved_is_json_and_loads_again(write):
     assert load_recipe(write(to_toml(resolved(recipe)), "again.toml")) == recipe
 
 
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(
     st.text("abc", min_size=1),
     st.recursive(

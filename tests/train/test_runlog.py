@@ -187,7 +187,7 @@ def test_rollouts_as_parquet_without_padding(tmp_path):
     assert first == {
         "step": 3, "prompt_id": "a", "group": 0, "sample": 0, "prompt": "1+1?", "answer": "2",
         "completion": "<b>é", "ids": [5, 6, 5], "tokens": ["<5>", "<6>", "<5>"], "logp": [-0.5, -1.0, -2.0],
-        "entropy": pytest.approx([0.1, 0.2, 0.3], abs=1e-7), "advantage": [0.5] * 3,
+        "entropy": pytest.approx([0.1, 0.2, 0.3], abs=1e-7), "entropy_kind": "exact", "advantage": [0.5] * 3,
         "credit": [0.5, 0.0, 0.5],
         "kept": [True, False, True], "reward": 1.0, "reward_parts": '{"answer": 1.0, "overlong": 0.0}',
         "verdict": "right", "finish": "stop", "version": 4,
@@ -204,6 +204,7 @@ def test_evals_as_parquet_without_rewards_yet(tmp_path):
     table = pq.read_table(path)
     assert set(table.column_names) == {
         "step", "prompt_id", "sample", "prompt", "answer", "completion", "ids", "tokens", "entropy", "logp",
+        "entropy_kind",
         "verdict", "reward", "finish",
     }  # fmt: skip
     row = table.to_pylist()[0]

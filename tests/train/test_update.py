@@ -11,16 +11,18 @@ from forkpoint.credit import entropy_bonus as bonus_link
 from forkpoint.decode.decoder import Sampling
 from forkpoint.decode.rollout import sample_rollouts
 from forkpoint.entropy.token import token_logp_entropy
-from forkpoint.errors import TrainingError
+from forkpoint.errors import InputError, TrainingError
 from forkpoint.methods import dapo, forking, grpo, method_chain
-from forkpoint.model import recompute_activations
-from forkpoint.rollouts import Prompt, blank_credit
+from forkpoint.model import check_head, recompute_activations
+from forkpoint.rollouts import Penalty, Prompt, blank_credit
 from forkpoint.train import policy as policy_module
+from forkpoint.train import update as update_module
 from forkpoint.train.batches import micro_batches, mini_batches
 from forkpoint.train.policy import forward_rows, row_lengths
 from forkpoint.train.update import UpdateSettings, learn
-from tiny import qwen3, tokenizer
+from tiny import qwen3, strange_head, tokenizer
 
+EMPTY = chain()
 PROMPTS = [Prompt(id=f"p{i}", text=" ".join("0123456789"[: i + 2])) for i in range(6)]
 
 
@@ -34,7 +36,7 @@ def batch():
     return dataclasses.replace(rollouts, reward_B=reward_B, judged_B=torch.ones_like(reward_B, dtype=torch.bool))
 
 
-def updated(batch, method, *, micro_tokens, mini_prompts=6, steps=1, seed=0, model=None):
+def updated(batch, method, *, micro_tokens, mini_prompts=6, seed=0, model=None, **how):
     """Return the gradient-descent step of one rollout batch: weights after minus weights before, and metrics."""
     model = (model or qwen3(seed=1)).double()
     before = [p.detach().clone() for p in model.parameters()]
@@ -43,7 +45,7 @@ def updated(batch, method, *, micro_tokens, mini_prompts=6, steps=1, seed=0, mod
     model.train()
     result = learn(
         model, optimizer, method, states, batch, credit,
-        UpdateSettings(mini_prompts=mini_prompts, micro_tokens=micro_tokens, grad_clip=0.0, seed=seed), step=1,
+        UpdateSettings(mini_prompts=mini_prompts, micro_tokens=micro_tokens, grad_clip=0.0, seed=seed, **how), step=1,
     )  # fmt: skip
     return [p.detach() - b for p, b in zip(model.parameters(), before, strict=True)], result
 
@@ -67,6 +69,23 @@ def test_forward_equals_the_models_own_logits(batch):
         assert not forward.logp_BT[row, m:].any()
 
 
+def test_the_plain_head_asks_the_model_for_its_logits(batch):
+    """The model's own logits, values and gradients, for families whose head is not a linear layer."""
+    model = strange_head(seed=1).double()
+    with pytest.raises(InputError, match=r"model\.head = 'plain'"):
+        check_head(model)
+    forward = forward_rows(model, batch, head="plain", packed=True)
+    row, n, m = 3, int(batch.prompt_length_B[3]), int(batch.mask_BT[3].sum())
+    ids = torch.cat([batch.prompt_BS[row, :n], batch.ids_BT[row, :m]])
+    logp, _ = token_logp_entropy(model(ids[None]).logits[0, n - 1 : -1], ids[n:])
+    torch.testing.assert_close(forward.logp_BT[row, :m], logp, atol=1e-9, rtol=1e-9)
+    ours, theirs = (
+        torch.autograd.grad(value, model.model.embed_tokens.weight)[0]
+        for value in (forward.logp_BT[row].sum(), logp.sum())
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_the_behaviour_policy_has_ratio_one(batch):
     with torch.no_grad():
         forward = forward_rows(qwen3(), batch)
@@ -74,11 +93,18 @@ def test_the_behaviour_policy_has_ratio_one(batch):
     torch.testing.assert_close(forward.entropy_BT, batch.entropy_BT, atol=2e-5, rtol=1e-4)
 
 
-def test_a_head_in_chunks_gives_the_same_gradient(batch, monkeypatch):
-    whole, _ = updated(batch, dapo(), micro_tokens=10**6)
-    monkeypatch.setattr(policy_module, "LOGIT_CELLS", 23 * 5)
-    chunked, _ = updated(batch, dapo(), micro_tokens=10**6)
-    assert distance(whole, chunked) < 1e-10
+@pytest.fixture
+def entered(monkeypatch):
+    """Hidden states that entered the head, one (rows, carries gradient) a call."""
+    calls = []
+    real = policy_module.head_values
+
+    def counting(model, hidden_NH, *args, **kwargs):
+        calls.append((hidden_NH.shape[0], hidden_NH.requires_grad))
+        return real(model, hidden_NH, *args, **kwargs)
+
+    monkeypatch.setattr(policy_module, "head_values", counting)
+    return calls
 
 
 INVARIANT = {
@@ -105,7 +131,7 @@ def test_micro_batches_do_not_change_the_update(batch, name):
     assert one.updates == many.updates == 2
     assert distance(whole, cut) < 1e-9
     assert torch.equal(one.credit.keep_BT, many.credit.keep_BT)
-    for key in ("loss", "grad_norm", "credit/share", "tokens/learned"):
+    for key in ("loss", "grad_norm", "credit/share", "tokens/learned", "kl/behaviour"):
         assert one.metrics[key] == pytest.approx(many.metrics[key], rel=1e-9), key
 
 
@@ -150,18 +176,87 @@ def test_only_selected_tokens_reach_the_weights(batch):
     assert distance(a, c) > 1e-3
 
 
-def test_no_padding_reaches_the_head(batch, monkeypatch):
-    seen = 0
-    real = policy_module.head_logits
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_padding_reaches_the_head(batch, packed, entered):
+    updated(batch, forking(), micro_tokens=10**6, packed=packed)
+    assert sum(rows for rows, _ in entered) == int(batch.mask_BT.sum())
 
-    def counting(model, hidden_NH):
-        nonlocal seen
-        seen += hidden_NH.shape[0]
-        return real(model, hidden_NH)
 
-    monkeypatch.setattr(policy_module, "head_logits", counting)
-    updated(batch, dapo(), micro_tokens=10**6)
-    assert seen == int(batch.mask_BT.sum())
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["forking-behaviour", "dapo", "gspo", "bonus"])
+def test_known_credit_asks_for_its_tokens_only(batch, name, packed, entered, monkeypatch):
+    """The same update as with every token of every answer, from fewer states."""
+    method = INVARIANT[name]
+    quick, result = updated(batch, method, micro_tokens=10**6, packed=packed)
+    asked = sum(rows for rows, _ in entered)
+    monkeypatch.setattr(update_module, "learning_tokens", lambda chain, credit, mask_BT: mask_BT)
+    entered.clear()
+    slow, other = updated(batch, method, micro_tokens=10**6, head="plain")
+    assert not entered
+    assert distance(slow, quick) < (1e-6 if packed else 1e-10)
+    learned = int(result.metrics["tokens/learned"])
+    assert learned == other.metrics["tokens/learned"]
+    advantage_BT = result.credit.advantage_BT
+    rows_B = (advantage_BT != 0).any(1)
+    expected = {"gspo": int(batch.mask_BT[rows_B].sum()), "bonus": int(batch.mask_BT.sum())}.get(name, learned)
+    assert asked == expected
+    if name == "forking-behaviour":
+        assert asked < 0.25 * int(batch.mask_BT.sum())
+
+
+def test_the_tokens_a_loss_depends_on(batch):
+    """An advantage, or a penalty; a sequence ratio reads the whole answer, a regulariser everything."""
+    at = torch.zeros_like(batch.mask_BT)
+    at[1, 2] = True
+    credit = dataclasses.replace(blank_credit(batch), keep_BT=batch.mask_BT & ~at.roll(1, 1))
+    learns = lambda credit, method=EMPTY: update_module.learning_tokens(method, credit, batch.mask_BT)  # noqa: E731
+    assert not learns(credit).any()
+    advantage = dataclasses.replace(credit, advantage_BT=(at | at.roll(1, 1)).float())
+    assert torch.equal(learns(advantage), at)
+    assert not learns(dataclasses.replace(advantage, weight_BT=torch.zeros_like(credit.weight_BT))).any()
+    whole = learns(dataclasses.replace(advantage, ratio="sequence"))
+    assert torch.equal(whole, batch.mask_BT & (torch.arange(batch.rows) == 1)[:, None])
+    penalty = Penalty(coefficient_BT=at.float(), target_logp_BT=batch.logp_BT, form="k3")
+    assert torch.equal(learns(dataclasses.replace(credit, penalties=(penalty,))), at)
+    assert torch.equal(learns(credit, chain(bonus_link(coefficient=0.1))), batch.mask_BT)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_and_tails_that_nothing_asks_for_are_not_read(batch, packed):
+    model, read = qwen3(), []
+    model.model.embed_tokens.register_forward_hook(lambda module, args, out: read.append(args[0]))
+    row = int(batch.mask_BT.sum(1).argmax())
+    needs_BT = torch.zeros_like(batch.mask_BT)
+    needs_BT[row, 3] = True
+    with torch.no_grad():
+        forward = forward_rows(model, batch, needs_BT=needs_BT, packed=packed)
+    prompt = batch.prompt_BS[row, : batch.prompt_length_B[row]]
+    real = torch.cat([prompt, batch.ids_BT[row, :3]])
+    assert torch.equal(read[0].flatten()[: len(real)], real)
+    assert len(read) == 1
+    assert not read[0].flatten()[len(real) :].any()
+    torch.testing.assert_close(forward.logp_BT[row, 3], batch.logp_BT[row, 3], atol=2e-5, rtol=1e-4)
+    assert int((forward.logp_BT != 0).sum()) == 1
+
+
+def test_the_kl_of_known_credit_is_over_the_tokens_asked_for(batch):
+    result = updated(batch, forking(source="behaviour"), micro_tokens=10**6)[1]
+    model = qwen3(seed=1).double()
+    with torch.no_grad():
+        log_BT = forward_rows(model, batch).logp_BT - batch.logp_BT
+    learned_BT = result.credit.keep_BT & (result.credit.advantage_BT != 0)
+    k3_BT = torch.expm1(log_BT) - log_BT
+    assert result.metrics["kl/behaviour"] == pytest.approx(float(k3_BT[learned_BT].mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", INVARIANT)
+@pytest.mark.parametrize("micro_tokens", [60, 10**6])
+def test_packing_does_not_change_the_update(batch, name, micro_tokens):
+    padded, one = updated(batch, INVARIANT[name], micro_tokens=micro_tokens)
+    packed, other = updated(batch, INVARIANT[name], micro_tokens=micro_tokens, packed=True)
+    # transformers computes norms in float32, so sums over a shared prompt round differently.
+    assert distance(padded, packed) < 1e-6
+    assert torch.equal(one.credit.keep_BT, other.credit.keep_BT)
 
 
 def test_gradient_checkpointing_changes_nothing(batch):
@@ -184,15 +279,13 @@ def test_logits_that_are_not_finite_name_the_row_and_leave_the_weights(batch):
 
 
 def test_a_gradient_that_is_not_finite_is_not_applied(batch, monkeypatch):
-    import forkpoint.train.update as module
-
-    real = module.policy_loss
+    real = update_module.policy_loss
 
     def broken(*args):
         loss = real(*args)
         return dataclasses.replace(loss, value=loss.value * float("inf"))
 
-    monkeypatch.setattr(module, "policy_loss", broken)
+    monkeypatch.setattr(update_module, "policy_loss", broken)
     model = qwen3(seed=1).double()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(TrainingError, match="gradient of step 1 is not finite"):
@@ -213,40 +306,32 @@ def test_learning_rates_are_used_in_order(batch):
 
 
 @pytest.mark.parametrize("method", [dapo(), forking(), forking(preset="trl"), forking(source="behaviour")])
-def test_answers_without_advantage_skip_their_backward_pass(batch, method, monkeypatch):
+def test_answers_without_advantage_skip_their_backward_pass(batch, method, entered, monkeypatch):
     """Equal rewards in half of the groups: their rows run without gradient, and the update is the same."""
     equal_B = batch.group_B % 2 == 0
     flat = dataclasses.replace(batch, reward_B=torch.where(equal_B, 1.0, batch.reward_B))
-    seen = {True: 0, False: 0}
-    real = policy_module.head_logits
-
-    def counting(model, hidden_NH):
-        seen[hidden_NH.requires_grad] += hidden_NH.shape[0]
-        return real(model, hidden_NH)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(policy_module, "head_logits", counting)
-        quick, result = updated(flat, method, micro_tokens=10**6)
-    assert seen[True] < int(flat.mask_BT.sum()) - int(flat.mask_BT[equal_B].sum()) + 1
-    assert seen[False] >= int(flat.mask_BT[equal_B].sum())
-    import forkpoint.train.update as module
-
+    quick, result = updated(flat, method, micro_tokens=10**6)
+    with_gradient = sum(rows for rows, gradient in entered if gradient)
+    without = sum(rows for rows, gradient in entered if not gradient)
+    equal, every = int(flat.mask_BT[equal_B].sum()), int(flat.mask_BT.sum())
+    assert 0 < with_gradient <= every - equal
+    if method.reads_forward:
+        assert with_gradient + without == every
+    else:
+        assert without == 0
     everyone = torch.ones_like(flat.group_B, dtype=torch.bool)
-    monkeypatch.setattr(module._Mini, "learns_B", lambda self: everyone)
+    monkeypatch.setattr(update_module._Mini, "learns_B", lambda self: everyone)
+    monkeypatch.setattr(update_module, "learning_tokens", lambda chain, credit, mask_BT: mask_BT)
     slow, other = updated(flat, method, micro_tokens=10**6)
     assert distance(slow, quick) < 1e-10
     assert result.metrics["tokens/learned"] == other.metrics["tokens/learned"]
 
 
-def test_a_penalty_or_a_bonus_keeps_every_backward_pass(batch, monkeypatch):
-    seen = []
-    real = policy_module.head_logits
-    monkeypatch.setattr(
-        policy_module, "head_logits", lambda model, h: (seen.append(h.requires_grad), real(model, h))[1]
-    )
+def test_a_penalty_or_a_bonus_keeps_every_backward_pass(batch, entered):
     flat = dataclasses.replace(batch, reward_B=torch.ones_like(batch.reward_B))
     updated(flat, chain(dapo(), bonus_link(coefficient=0.01)), micro_tokens=10**6)
-    assert all(seen)
+    assert sum(rows for rows, _ in entered) == int(flat.mask_BT.sum())
+    assert all(gradient for _, gradient in entered)
 
 
 def test_a_mini_batch_in_which_nothing_learns_leaves_plain_sgd_where_it_was(batch):

@@ -228,6 +228,11 @@ def check_needs(link: Link, rollouts: Rollouts, forward: Forward | None) -> None
     for need in sorted(link.needs):
         if lacking.get(need, False):
             raise InputError(f"link {link.name!r} needs {need!r} and the rollouts have none: {_REMEDY[need]}")
+    if "entropy" in link.needs and rollouts.entropy_kind == "lower-bound":
+        raise InputError(
+            f"link {link.name!r} reads behaviour entropies and these are only lower bounds of them: "
+            "set decode.rescore = true, or let the link look at the current policy"
+        )
 
 
 def masked(link: Link, where: Callable[[Rollouts, Credit], Tensor], *, name: str = "masked") -> Link:

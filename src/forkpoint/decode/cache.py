@@ -1,43 +1,87 @@
-"""A key-value cache whose rows all end at the same column.
+"""A key-value cache in blocks of columns, whose rows all end at the same column.
 
-Every row's tokens lie in consecutive columns that end at the cursor, so one step writes one column for all
-rows, a finished row leaves by being dropped, and a new row enters by placing its prompt right before the
-cursor. Distances between columns are distances between positions, so sliding windows stay correct.
+Every row's tokens lie in consecutive columns that end at the cursor, so one step writes one column for all rows.
+A block holds only the leading rows that reach it: rows stand in the order in which they entered, so old columns,
+which only long answers need, hold few rows. Distances between columns are distances between positions, so
+sliding windows stay correct.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+BLOCK = 32
+"""Columns of a block. Tight blocks keep what a step reads close together."""
+ROOM = 512
+"""Columns that a cache without blocks has ready for growth, at most."""
+
+
+@dataclass
+class Block:
+    """Keys and values (rows, heads, capacity, width) of consecutive columns, [0, filled) written."""
+
+    keys: Tensor
+    values: Tensor
+    filled: int
+
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer: (rows, heads, capacity, width), columns [0, length) filled."""
+    """Keys and values of one layer, oldest columns first.
+
+    Args:
+        blocks: what is filled so far.
+        split: whether columns stay in blocks, for `forkpoint.decode.attention`; otherwise `update` returns them in
+            one piece, as any attention function expects.
+    """
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, capacity: int) -> None:
+    def __init__(self, blocks: list[Block], *, split: bool) -> None:
         super().__init__()
-        self.length = keys.shape[2]
-        self.keys, self.values = _grown(keys, capacity), _grown(values, capacity)
+        self.blocks, self.split = blocks, split
+        self.length = sum(block.filled for block in blocks)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: a slot layer is born with its prompt's keys and values."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write new columns at the cursor and return all filled columns."""
-        end = self.length + key_states.shape[2]
-        if end > self.keys.shape[2]:
-            capacity = max(end, self.keys.shape[2] * 3 // 2)
-            self.keys, self.values = _grown(self.keys, capacity), _grown(self.values, capacity)
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        """Write one column at the cursor; return it, or all filled columns where they are in one piece."""
+        last = self.write(key_states[:, :, 0], value_states[:, :, 0])
+        if self.split:
+            return key_states, value_states
+        return last.keys[:, :, : last.filled], last.values[:, :, : last.filled]
+
+    def write(self, keys_RHD: Tensor, values_RHD: Tensor) -> Block:
+        """Write one column at the cursor and return its block."""
+        last = self.blocks[-1]
+        if last.filled == last.keys.shape[2] or (len(self.blocks) > 1 and not self.split):
+            self._open(keys_RHD)
+            last = self.blocks[-1]
+        last.keys[:, :, last.filled] = keys_RHD
+        last.values[:, :, last.filled] = values_RHD
+        last.filled += 1
+        self.length += 1
+        return last
+
+    def _open(self, keys_RHD: Tensor) -> None:
+        """Make room for the next column: a new block, or one wider piece."""
+        if self.split:
+            rows, heads, width = keys_RHD.shape
+            last = self.blocks[-1]
+            keys = last.keys.new_empty(rows, heads, BLOCK, width)
+            self.blocks.append(Block(keys, last.values.new_empty(rows, heads, BLOCK, last.values.shape[3]), 0))
+            return
+        capacity = self.length + max(64, self.length // 2)
+        keys, values = (_joined([_filled(block, name) for block in self.blocks], capacity) for name in _PAIR)
+        self.blocks = [Block(keys, values, self.length)]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return (columns visible to the query, offset)."""
@@ -52,16 +96,23 @@ class SlotLayer(CacheLayerMixin):
         return -1
 
 
-def _grown(x: Tensor, capacity: int) -> Tensor:
+_PAIR = ("keys", "values")
+
+
+def _filled(block: Block, name: str) -> Tensor:
+    return getattr(block, name)[:, :, : block.filled]
+
+
+def _joined(parts: list[Tensor], capacity: int) -> Tensor:
     # What lies beyond the filled columns is never read before it is written.
-    wide = x.new_empty(*x.shape[:2], max(capacity, x.shape[2]), x.shape[3])
-    wide[:, :, : x.shape[2]] = x
+    rows = max(part.shape[0] for part in parts)
+    wide = parts[0].new_empty(rows, parts[0].shape[1], capacity, parts[0].shape[3])
+    at = 0
+    for part in parts:
+        wide[: part.shape[0], :, at : at + part.shape[2]] = part
+        wide[part.shape[0] :, :, at : at + part.shape[2]] = 0
+        at += part.shape[2]
     return wide
-
-
-def slot_cache(columns: list[tuple[Tensor, Tensor]], capacity: int) -> Cache:
-    """Return a cache from one (keys, values) pair a layer, with room for `capacity` columns."""
-    return Cache(layers=[SlotLayer(keys, values, capacity) for keys, values in columns])
 
 
 def right_aligned(columns: list[tuple[Tensor, Tensor]], length_R: Tensor, width: int) -> list[tuple[Tensor, Tensor]]:
@@ -81,30 +132,100 @@ def right_aligned(columns: list[tuple[Tensor, Tensor]], length_R: Tensor, width:
     ]
 
 
-def filled(cache: Cache) -> list[tuple[Tensor, Tensor]]:
-    """Return the filled columns of every layer as views."""
-    return [(layer.keys[:, :, : layer.length], layer.values[:, :, : layer.length]) for layer in cache.layers]
-
-
-def merged(
-    cache: Cache, keep_R: Tensor, drop_columns: int, extra: list[tuple[Tensor, Tensor]] | None, room: int
+def rebuilt(
+    cache: Cache | None,
+    keep: Sequence[int],
+    lengths: Sequence[int],
+    fresh: list[tuple[Tensor, Tensor]] | None,
+    *,
+    split: bool,
+    room: int,
 ) -> Cache:
-    """Return a cache with only the rows `keep_R`, fewer leading columns, and new rows added at the end.
+    """Return a cache of the rows `keep` followed by fresh ones, without columns and blocks that no row needs.
 
     Args:
-        cache: the cache to shrink.
-        keep_R: int64, rows to keep.
-        drop_columns: leading columns to drop; negative adds empty ones.
-        extra: new rows as wide as the columns that remain, or None.
-        room: free columns to allocate beyond the filled ones.
+        cache: what the kept rows are in; None when there are none.
+        keep: rows to keep, ascending.
+        lengths: columns each kept row needs, the last `lengths[i]` before the cursor.
+        fresh: a layer each, keys and values of the fresh rows, right-aligned; or None.
+        split: whether columns stay in blocks.
+        room: free columns to allocate where they do not.
     """
-    columns = []
-    for index, (keys, values) in enumerate(filled(cache)):
-        pair = []
-        for which, x in enumerate((keys, values)):
-            kept = x[keep_R][:, :, max(drop_columns, 0) :]
-            if drop_columns < 0:
-                kept = torch.cat([kept.new_zeros(*kept.shape[:2], -drop_columns, kept.shape[3]), kept], dim=2)
-            pair.append(kept if extra is None else torch.cat([kept, extra[index][which]], dim=0))
-        columns.append((pair[0], pair[1]))
-    return slot_cache(columns, columns[0][0].shape[2] + room)
+    layers: list[Any] = [None] * len(fresh or ()) if cache is None else cache.layers
+    made = []
+    for index, layer in enumerate(layers):
+        entering = fresh[index] if fresh else None
+        blocks = _rebuilt(layer, keep, lengths, entering, split=split, room=min(room, ROOM))
+        made.append(SlotLayer(blocks, split=split))
+    return Cache(layers=made)
+
+
+def _rebuilt(
+    layer: SlotLayer | None,
+    keep: Sequence[int],
+    lengths: Sequence[int],
+    fresh: tuple[Tensor, Tensor] | None,
+    *,
+    split: bool,
+    room: int,
+) -> list[Block]:
+    width = fresh[0].shape[2] if fresh is not None else 0
+    if layer is None or not keep:
+        spare = math.ceil((width + 1) / BLOCK) * BLOCK if split else width + room
+        keys, values = (_joined([x], spare) for x in fresh or ())
+        return [Block(keys, values, width)]
+    start_K = [layer.length - length for length in lengths]
+    first = min(*start_K, layer.length - width)
+    blocks, at = [], 0
+    if first < 0:
+        # Fresh prompts reach further back than the cache: a block before the others.
+        blocks.append(_patched(None, [], 0, len(keep), fresh, layer.length, first, 0, room=0))
+    for index, block in enumerate(layer.blocks):
+        end = at + block.filled
+        reached = fresh is not None and layer.length - width < end
+        needed = max((place + 1 for place, start in enumerate(start_K) if start < end), default=0)
+        rows = len(keep) if reached else needed
+        if rows:
+            # Only a cache in one piece pays for columns that all rows have left behind.
+            trim = 0 if split else min(max(first - at, 0), block.filled)
+            more = 0 if split or index + 1 < len(layer.blocks) else room
+            source = [row for row in keep[:rows] if row < block.keys.shape[0]]
+            columns = (fresh if reached else None, layer.length, at + trim, end)
+            blocks.append(_patched(block, source, trim, rows, *columns, room=more))
+        at = end
+    return blocks
+
+
+def _patched(
+    block: Block | None,
+    source: list[int],
+    trim: int,
+    kept: int,
+    fresh: tuple[Tensor, Tensor] | None,
+    cursor: int,
+    begin: int,
+    end: int,
+    *,
+    room: int,
+) -> Block:
+    """Return a block of the columns [begin, end): rows `source` of the old one, up to `kept`, then fresh rows."""
+    rows = kept + (fresh[0].shape[0] if fresh is not None else 0)
+    pair = []
+    for which, name in enumerate(_PAIR):
+        like = getattr(block, name) if block is not None else fresh[which]  # type: ignore[index]
+        capacity = (like.shape[2] - trim + room) if block is not None else end - begin
+        new = like.new_empty(rows, like.shape[1], capacity, like.shape[3])
+        if source:
+            index = torch.tensor(source, device=like.device)
+            if not trim and capacity == like.shape[2]:
+                torch.index_select(like, 0, index, out=new[: len(source)])
+            else:
+                new[: len(source), :, : end - begin] = like[:, :, trim : trim + end - begin][index]
+        # Columns a row does not use are masked, which multiplies them by zero: they must be numbers.
+        new[len(source) :, :, : end - begin] = 0
+        if fresh is not None:
+            x = fresh[which]
+            left = max(begin, cursor - x.shape[2])
+            new[kept:, :, left - begin : end - begin] = x[:, :, left - cursor + x.shape[2] : end - cursor + x.shape[2]]
+        pair.append(new)
+    return Block(pair[0], pair[1], end - begin)

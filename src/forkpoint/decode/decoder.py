@@ -2,115 +2,52 @@
 
 Log-prob and full-vocabulary entropy of every sampled token come from the logits that sampled it, so no second
 scoring pass is needed. Finished rows leave the batch, waiting prompts take their place, and equal prompts are
-read once.
+read once. The host looks at the device once a token: at the tokens themselves, from which it knows who is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from forkpoint.decode.cache import merged, right_aligned, slot_cache
-from forkpoint.decode.sample import sample_token
-from forkpoint.errors import InputError, TrainingError, did_you_mean
-from forkpoint.model import head_logits, hidden_states, plain
-from forkpoint.seeds import uniforms
+from forkpoint.decode.answers import BLOCK, Answer, Book, NotFiniteError, Sampling
+from forkpoint.decode.body import Body, token_body
+from forkpoint.decode.cache import rebuilt, right_aligned
+from forkpoint.decode.graphs import decode_static, understands
+from forkpoint.decode.sample import drawn, wide
+from forkpoint.errors import InputError, did_you_mean
+from forkpoint.model import logits_of, plain, read
 
-BLOCK = 64
-"""Uniforms are drawn in blocks of this many tokens a row."""
+__all__ = ["BLOCK", "Answer", "NotFiniteError", "Sampling", "decode"]
+
 SHRINK = 0.75
 """Finished rows are dropped once fewer than this share of the rows is still writing."""
+REFILL = 1 / 8
+"""Waiting prompts enter once this share of the slots is free: each time, keys and values are copied."""
+ROWS = 16
+"""Above two times this, the number of rows stays a multiple of it: some libraries compile for every new shape."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How tokens are drawn."""
+@dataclass(kw_only=True)
+class _Batch:
+    """R rows that are being written. What the host decides on lives on the host."""
 
-    max_tokens: int
-    """Longest answer, in tokens."""
-    stop_ids: tuple[int, ...]
-    """Ids that end an answer; the end token is part of the answer."""
-    temperature: float = 1.0
-    """> 0; log-probs and entropies are those of softmax(logits / temperature). 0 is greedy, measured at 1."""
-    top_p: float = 1.0
-    """In (0, 1]."""
-    top_k: int = 0
-    """0 keeps all tokens."""
-    slots: int = 256
-    """Rows decoded at once."""
-    stop_text: Callable[[list[int]], bool] | None = None
-    """Called with the answer so far after every token when given; true ends it."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if not self.temperature >= 0:
-            raise InputError(f"temperature is {self.temperature} and must be >= 0")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p} and must be in (0, 1]")
-        if self.top_k < 0 or self.max_tokens < 1 or self.slots < 1:
-            raise InputError("top_k must be >= 0, max_tokens and slots >= 1")
-
-
-class NotFiniteError(TrainingError):
-    """The model's logits are NaN or infinite, so nothing can be drawn from them."""
-
-    def __init__(self, *, request: int, token: int, what: str = "") -> None:
-        super().__init__(
-            f"the logits are not finite for {what or f'request {request}'}, answer token {token}: the weights have "
-            "diverged or are damaged; lower the learning rate or go back to an earlier checkpoint"
-        )
-        self.request = request
-        self.token = token
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One sampled answer."""
-
-    ids: list[int]
-    logp: list[float]
-    entropy: list[float]
-    finish: str
-    """`stop` or `length`."""
-
-
-@dataclass
-class _Rows:
-    """The rows that are being written; tensors of the same length R."""
-
-    request_R: list[int]
+    request_R: NDArray[np.int64]
     """Which request each row answers."""
+    length_R: NDArray[np.int64]
+    """Tokens the cache holds for it: prompt and answer but the newest."""
+    alive_R: NDArray[np.bool_]
+    """Whether the answer is still being written. A finished row may idle until dropping it pays."""
     last_R: Tensor
     """Its newest token, not yet read by the model."""
-    length_R: Tensor
-    """Tokens the cache holds for it: prompt and answer but the newest."""
-    written_R: Tensor
-    """Tokens of the answer so far."""
-    alive_R: Tensor
-    """Whether the answer is still being written. A finished row may idle until dropping it pays."""
-    ids_RT: Tensor
-    logp_RT: Tensor
-    entropy_RT: Tensor
-    uniform_RU: Tensor
-    """The current block of uniforms."""
-    columns: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def select(self, index: Tensor) -> _Rows:
-        rows = index.tolist()
-        tensors: dict[str, Any] = {name: getattr(self, name)[index] for name in _TENSORS}
-        return _Rows(request_R=[self.request_R[i] for i in rows], **tensors)
-
-    def joined(self, other: _Rows) -> _Rows:
-        tensors: dict[str, Any] = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in _TENSORS}
-        return _Rows(request_R=self.request_R + other.request_R, **tensors)
-
-
-_TENSORS = ("last_R", "length_R", "written_R", "alive_R", "ids_RT", "logp_RT", "entropy_RT", "uniform_RU")
+    cache: Any
+    """Its keys and values; of a fresh batch, a right-aligned (keys, values) pair a layer."""
 
 
 @torch.inference_mode()
@@ -121,6 +58,7 @@ def decode(
     sampling: Sampling,
     *,
     progress: Callable[[int, int], None] | None = None,
+    static: bool | None = None,
 ) -> list[Answer]:
     """Return one sampled answer for every prompt.
 
@@ -131,6 +69,8 @@ def decode(
             stream and sampling; the rows beside it change it only through the rounding of matrix products.
         sampling: temperature, cuts, stops and the number of rows at once.
         progress: called with (finished, total) after every finished answer.
+        static: whether steps keep their shapes and addresses (`forkpoint.decode.graphs`); None does so on CUDA, where
+            they are captured, for models that allow it.
 
     Returns:
         Answers in the order of the requests.
@@ -148,197 +88,140 @@ def decode(
     was_training = model.training
     model.eval()
     try:
-        return _decode(model, prompts, streams, sampling, progress)
+        book = Book(streams, sampling, progress)
+        on_cuda = next(model.parameters()).device.type == "cuda"
+        if prompts and (static or (static is None and on_cuda)) and understands(model):
+            decode_static(model, prompts, book, prefill=_prefill)
+        else:
+            _decode(model, prompts, book)
+        return [book.answers[request] for request in range(len(prompts))]
     finally:
         model.train(was_training)
 
 
-def _decode(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    streams: Sequence[int],
-    sampling: Sampling,
-    progress: Callable[[int, int], None] | None,
-) -> list[Answer]:
-    answers: list[Answer | None] = [None] * len(prompts)
+def _decode(model: Any, prompts: Sequence[Sequence[int]], book: Book) -> None:
+    slots, (body, split) = book.sampling.slots, token_body(model, book.sampling.head)
     # Neighbours in the queue share their prompt, so a refill reads it once.
     waiting = list(range(len(prompts)))[::-1]
-    rows, cache, done = None, None, 0
-    while waiting or rows is not None:
-        if rows is not None:
-            over_R = _finished(rows, sampling)
-            for row in over_R.nonzero().squeeze(1).tolist():
-                answers[rows.request_R[row]] = _answer(rows, row, sampling)
-                done += 1
-                if progress is not None:
-                    progress(done, len(prompts))
-            rows.alive_R &= ~over_R
-        writing = int(rows.alive_R.sum()) if rows is not None else 0
-        refill = bool(waiting) and sampling.slots - writing >= max(1, sampling.slots // 8)
-        if rows is not None and writing < (len(rows.request_R) if refill else SHRINK * len(rows.request_R)):
-            rows, cache = _leave(rows, cache)
-        if refill:
-            taken = [waiting.pop() for _ in range(min(sampling.slots - writing, len(waiting)))]
-            rows, cache = _enter(rows, cache, _prefill(model, prompts, streams, taken, sampling), sampling)
-        elif rows is not None:
-            _step(model, rows, cache, streams, sampling)
-    return [answer for answer in answers if answer is not None]
+    batch = None
+    while waiting or batch is not None:
+        writing = int(batch.alive_R.sum()) if batch is not None else 0
+        free = slots - writing
+        if waiting and free >= max(1, int(slots * REFILL)):
+            taken = [waiting.pop() for _ in range(min(free, len(waiting)))]
+            fresh = _prefill(model, prompts, taken, book)
+            batch = _regrouped(batch, fresh, split=split, sampling=book.sampling)
+        elif batch is not None:
+            if writing < SHRINK * len(batch.alive_R) and len(_kept(batch, 0, slots)) < len(batch.alive_R):
+                batch = _regrouped(batch, None, split=split, sampling=book.sampling)
+            if batch is not None:
+                _step(model, body, batch, book)
 
 
-def _prefill(
-    model: Any, prompts: Sequence[Sequence[int]], streams: Sequence[int], taken: list[int], sampling: Sampling
-) -> _Rows:
+def _prefill(model: Any, prompts: Sequence[Sequence[int]], taken: list[int], book: Book) -> _Batch:
     """Read the prompts of the requests `taken`, each distinct one once, and draw every row's first token."""
     from transformers.cache_utils import DynamicCache
 
     device = next(model.parameters()).device
     distinct = list(dict.fromkeys(tuple(prompts[index]) for index in taken))
     which = {prompt: number for number, prompt in enumerate(distinct)}
-    length_U = torch.tensor([len(prompt) for prompt in distinct], device=device)
-    ids_US = torch.zeros(len(distinct), int(length_U.max()), dtype=torch.int64, device=device)
+    length_U = np.array([len(prompt) for prompt in distinct])
+    padded_US = np.zeros((len(distinct), int(length_U.max())), dtype=np.int64)
     for number, prompt in enumerate(distinct):
-        ids_US[number, : len(prompt)] = torch.tensor(prompt, device=device)
+        padded_US[number, : len(prompt)] = prompt
     cache = DynamicCache()
     # Right padding needs no mask: padding comes after every real token and causal attention looks back only.
-    hidden_USH = hidden_states(model, input_ids=ids_US, past_key_values=cache, use_cache=True).last_hidden_state
-    logits_UV = head_logits(model, hidden_USH[torch.arange(len(distinct), device=device), length_U - 1])
-    row_R = torch.tensor([which[tuple(prompts[index])] for index in taken], device=device)
-    R, T = len(taken), sampling.max_tokens
-    rows = _Rows(
-        request_R=list(taken),
-        last_R=torch.zeros(R, dtype=torch.int64, device=device),
+    head = book.sampling.head
+    states_USX = read(model, head, input_ids=_put(padded_US, device), past_key_values=cache, use_cache=True)
+    last_UX = states_USX[torch.arange(len(distinct), device=device), _put(length_U - 1, device)]
+    logits_UV = logits_of(model, head, last_UX)
+    row_R = np.array([which[tuple(prompts[index])] for index in taken])
+    row = _put(row_R, device)
+    columns = [(layer.keys[row], layer.values[row]) for layer in cache.layers]
+    if len(set(length_U.tolist())) > 1:
+        columns = right_aligned(columns, _put(length_U[row_R], device), padded_US.shape[1])
+    batch = _Batch(
+        request_R=np.array(taken),
         length_R=length_U[row_R],
-        written_R=torch.zeros(R, dtype=torch.int64, device=device),
-        alive_R=torch.ones(R, dtype=torch.bool, device=device),
-        ids_RT=torch.zeros(R, T, dtype=torch.int32, device=device),
-        logp_RT=torch.zeros(R, T, device=device),
-        entropy_RT=torch.zeros(R, T, device=device),
-        uniform_RU=_block(streams, taken, [0] * R, device),
-        columns=right_aligned(
-            [(layer.keys[row_R], layer.values[row_R]) for layer in cache.layers],
-            length_U[row_R],
-            ids_US.shape[1],
-        ),
+        alive_R=np.ones(len(taken), dtype=bool),
+        last_R=row,
+        cache=columns,
     )
-    _draw(rows, logits_UV[row_R], streams, sampling)
-    return rows
+    _draw(batch, logits_UV[row], book)
+    return batch
 
 
-def _enter(rows: _Rows | None, cache: Any, fresh: _Rows, sampling: Sampling) -> tuple[_Rows, Any]:
-    """Place fresh rows right before the cursor, making room in front when their prompts are longer."""
-    columns, fresh.columns = fresh.columns, []
-    if rows is None:
-        return fresh, slot_cache(columns, columns[0][0].shape[2] + min(sampling.max_tokens, 512))
-    used, longest = cache.layers[0].length, int(rows.length_R.max())
-    width = max(longest, columns[0][0].shape[2])
-    pad = width - columns[0][0].shape[2]
-    if pad:
-        columns = [
-            tuple(torch.cat([x.new_zeros(*x.shape[:2], pad, x.shape[3]), x], dim=2) for x in pair)  # type: ignore[misc]
-            for pair in columns
-        ]
-    everyone = torch.arange(len(rows.request_R), device=rows.last_R.device)
-    cache = merged(cache, everyone, used - width, columns, room=min(sampling.max_tokens, 512))
-    return rows.joined(fresh), cache
+def _regrouped(batch: _Batch | None, fresh: _Batch | None, *, split: bool, sampling: Sampling) -> _Batch | None:
+    """Return the rows that still write, and a few that do not, followed by fresh ones; None when there are none."""
+    entering = 0 if fresh is None else len(fresh.alive_R)
+    keep = _kept(batch, entering, sampling.slots) if batch is not None else np.zeros(0, dtype=np.int64)
+    kept = _select(batch, keep) if batch is not None else None
+    parts = [part for part in (kept, fresh) if part is not None and len(part.alive_R)]
+    if not any(part.alive_R.any() for part in parts):
+        return None
+    cache = rebuilt(
+        batch.cache if batch is not None else None,
+        keep.tolist(),
+        [] if kept is None else kept.length_R.tolist(),
+        None if fresh is None else fresh.cache,
+        split=split,
+        room=sampling.max_tokens,
+    )
+    return _Batch(
+        request_R=np.concatenate([part.request_R for part in parts]),
+        length_R=np.concatenate([part.length_R for part in parts]),
+        alive_R=np.concatenate([part.alive_R for part in parts]),
+        last_R=torch.cat([part.last_R for part in parts]),
+        cache=cache,
+    )
 
 
-def _leave(rows: _Rows, cache: Any) -> tuple[_Rows | None, Any]:
-    """Drop finished rows and the columns that only they used."""
-    stays_R = rows.alive_R.nonzero().squeeze(1)
-    if stays_R.numel() == 0:
-        return None, None
-    staying = rows.select(stays_R)
-    used, longest = cache.layers[0].length, int(staying.length_R.max())
-    return staying, merged(cache, stays_R, used - longest, None, room=max(64, cache.layers[0].keys.shape[2] - used))
+def _kept(batch: _Batch, entering: int, slots: int) -> NDArray[np.int64]:
+    """Return the rows that stay: those that write, and as many idle ones as keep the shape a usual one."""
+    writing = batch.alive_R.nonzero()[0]
+    rows = len(writing) + entering
+    idle = (~batch.alive_R).nonzero()[0]
+    more = min(-rows % ROWS, max(slots - rows, 0)) if rows > 2 * ROWS else 0
+    return np.sort(np.concatenate([writing, idle[max(len(idle) - more, 0) :]])) if more else writing
 
 
-def _step(model: Any, rows: _Rows, cache: Any, streams: Sequence[int], sampling: Sampling) -> None:
+def _select(batch: _Batch, keep: NDArray[np.int64]) -> _Batch:
+    return _Batch(
+        request_R=batch.request_R[keep],
+        length_R=batch.length_R[keep],
+        alive_R=batch.alive_R[keep],
+        last_R=batch.last_R[_put(keep, batch.last_R.device)],
+        cache=None,
+    )
+
+
+def _step(model: Any, body: Body, batch: _Batch, book: Book) -> None:
     """Read every row's newest token and draw the next one, in place."""
-    width = cache.layers[0].length + 1
-    column_W = torch.arange(width, device=rows.last_R.device)
-    seen_RW = column_W[None] >= width - 1 - rows.length_R[:, None]
-    hidden_R1H = hidden_states(
-        model,
-        input_ids=rows.last_R[:, None],
-        position_ids=rows.length_R[:, None],
-        attention_mask=_mask(model, seen_RW),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    rows.length_R += 1
-    _draw(rows, head_logits(model, hidden_R1H[:, 0]), streams, sampling)
+    device = batch.last_R.device
+    width = batch.cache.layers[0].length + 1
+    seen_RW = torch.arange(width, device=device) >= _put(width - 1 - batch.length_R, device)[:, None]
+    states_RX = body(batch.last_R, _put(batch.length_R, device), seen_RW, batch.cache)
+    # A finished row stands still: its answer has been taken, and its positions must stay in range.
+    batch.length_R += batch.alive_R
+    _draw(batch, logits_of(model, book.sampling.head, states_RX), book)
 
 
-def _draw(rows: _Rows, logits_RV: Tensor, streams: Sequence[int], sampling: Sampling) -> None:
-    """Draw the next token of every row and record its log-prob and entropy, in place."""
-    at_R = torch.where(rows.alive_R, rows.written_R, 0)
-    inside_R = at_R % BLOCK
-    begins_R = (inside_R == 0) & rows.alive_R & (at_R > 0)
-    if bool(begins_R.any()):
-        starts = [(i, int(at_R[i]) // BLOCK) for i in begins_R.nonzero().squeeze(1).tolist()]
-        index = [i for i, _ in starts]
-        rows.uniform_RU[index] = _block(
-            streams, [rows.request_R[i] for i in index], [block for _, block in starts], at_R.device
-        )
-    uniform_R = rows.uniform_RU.gather(1, inside_R[:, None]).squeeze(1)
-    id_R, logp_R, entropy_R = sample_token(
-        logits_RV,
-        uniform_R,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-    )
-    finite_R = entropy_R.isfinite() & logp_R.isfinite() | ~rows.alive_R
-    if not bool(finite_R.all()):
-        row = int((~finite_R).nonzero()[0])
-        raise NotFiniteError(request=rows.request_R[row], token=int(at_R[row]))
-    rows.last_R = id_R
-    # A finished row keeps writing in place 0 of a copy nobody reads: its answer has been taken.
-    rows.ids_RT.scatter_(1, at_R[:, None], id_R[:, None].to(rows.ids_RT.dtype))
-    rows.logp_RT.scatter_(1, at_R[:, None], logp_R[:, None])
-    rows.entropy_RT.scatter_(1, at_R[:, None], entropy_R[:, None])
-    rows.written_R = at_R + 1
-
-
-def _block(streams: Sequence[int], requests: list[int], blocks: list[int], device: torch.device) -> Tensor:
-    drawn = [uniforms(streams[request], block, BLOCK) for request, block in zip(requests, blocks, strict=True)]
+def _draw(batch: _Batch, logits_RV: Tensor, book: Book) -> None:
+    """Draw the next token of every row and write it down, in place."""
+    writing = batch.alive_R.nonzero()[0]
+    uniform_R = np.zeros(len(batch.alive_R))
+    uniform_R[writing] = book.uniforms(batch.request_R[writing])
     # mps has no float64; a float32 uniform still separates 2^24 outcomes.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.from_numpy(np.stack(drawn)).to(device=device, dtype=dtype)
+    device = logits_RV.device
+    batch.last_R, drawn_3R = drawn(logits_RV, _put(uniform_R, device, wide(device)), book.sampling)
+    # The one look at the device in a token.
+    seen_3R = drawn_3R.cpu().numpy()
+    over_R = book.record(batch.request_R[writing], seen_3R[:, writing])
+    batch.alive_R[writing] = ~over_R
 
 
-def _finished(rows: _Rows, sampling: Sampling) -> Tensor:
-    stops_N = torch.tensor(sampling.stop_ids, device=rows.last_R.device)
-    over_R = torch.isin(rows.last_R, stops_N) | (rows.written_R >= sampling.max_tokens)
-    over_R &= rows.alive_R
-    if sampling.stop_text is not None:
-        for row in (rows.alive_R & ~over_R).nonzero().squeeze(1).tolist():
-            if sampling.stop_text(rows.ids_RT[row, : int(rows.written_R[row])].tolist()):
-                over_R[row] = True
-    return over_R
-
-
-def _answer(rows: _Rows, row: int, sampling: Sampling) -> Answer:
-    length = int(rows.written_R[row])
-    ids = rows.ids_RT[row, :length].tolist()
-    stopped = ids[-1] in sampling.stop_ids or (sampling.stop_text is not None and sampling.stop_text(ids))
-    return Answer(
-        ids=ids,
-        logp=rows.logp_RT[row, :length].tolist(),
-        entropy=rows.entropy_RT[row, :length].tolist(),
-        finish="stop" if stopped else "length",
-    )
-
-
-def _mask(model: Any, seen_RW: Tensor) -> Tensor:
-    """Return the attention mask of one step: ready-made for plain attention, (rows, columns) otherwise."""
-    config = plain(model).config.get_text_config()
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ()) or getattr(
-        config, "sliding_window", None
-    )
-    if config._attn_implementation == "sdpa" and not sliding:
-        return seen_RW[:, None, None, :]
-    return seen_RW.to(torch.int64)
+def _put(x: NDArray[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.from_numpy(x).to(device=device, dtype=dtype, non_blocking=True)
 
 
 def _check_attention(model: Any) -> None:

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from forkpoint.decode.decoder import Answer, NotFiniteError, Sampling, decode
-from forkpoint.rollouts import Prompt, Rollouts
+from forkpoint.errors import InputError
+from forkpoint.rollouts import EntropyKind, Prompt, Rollouts
 from forkpoint.seeds import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What samples answers."""
+
+    decode: Callable[..., list[Answer]]
+    """`forkpoint.decode.decoder.decode`, or a function with its arguments, returns and errors."""
+    entropy_kind: EntropyKind = "exact"
+    """What the entropies of its answers are."""
+    refresh: Callable[[Any], None] | None = None
+    """Gives a policy's weights to an engine that holds a copy; None where it reads the policy itself."""
+
+
+EMBEDDED = Engine(decode=decode)
+"""The decoder of this package."""
 
 
 def sample_rollouts(
@@ -25,6 +43,7 @@ def sample_rollouts(
     stream: Sequence[str | int],
     version: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine = EMBEDDED,
 ) -> Rollouts:
     """Return `group` sampled answers to every prompt.
 
@@ -38,6 +57,7 @@ def sample_rollouts(
         stream: key of the draws, for example (seed, "train", step); problem id, place and sample number are added.
         version: optimiser updates the policy has seen.
         progress: called with (finished, total) answers.
+        engine: what decodes; one that holds a copy of the weights must have been refreshed.
 
     Returns:
         `Rollouts` of P * G rows, not yet verified, on the model's device.
@@ -48,7 +68,7 @@ def sample_rollouts(
     # Longest answers cannot be known, so requests keep the order of the prompts: equal prompts are neighbours.
     order = [(index, sample) for index in range(len(prompts)) for sample in range(group)]
     try:
-        answers = decode(
+        answers = engine.decode(
             model,
             [encoded[index] for index, _ in order],
             [key(*stream, index, prompts[index].id, sample) for index, sample in order],
@@ -84,6 +104,7 @@ def sample_rollouts(
         ),
         max_tokens=sampling.max_tokens,
         version=version,
+        entropy_kind=engine.entropy_kind,
     )
 
 
@@ -93,9 +114,18 @@ def _visible(answer: Answer, sampling: Sampling) -> list[int]:
 
 
 def joined(parts: Sequence[Rollouts]) -> Rollouts:
-    """Return several batches as one, prompts renumbered and widths padded to the widest."""
+    """Return several batches as one, prompts renumbered and widths padded to the widest.
+
+    Raises:
+        InputError: their entropies are not of one kind.
+    """
     if len(parts) == 1:
         return parts[0]
+    kinds = sorted({part.entropy_kind for part in parts})
+    if len(kinds) > 1:
+        raise InputError(
+            f"batches with entropies of different kinds ({', '.join(kinds)}) cannot be joined: rescore them"
+        )
     T = max(part.ids_BT.shape[1] for part in parts)
     S = max(part.prompt_BS.shape[1] for part in parts)
     offsets = [0]

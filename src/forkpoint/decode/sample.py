@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forkpoint.entropy.token import entropy_of
+from forkpoint.decode.answers import Sampling
 
 
 def sample_token(
@@ -32,17 +32,34 @@ def sample_token(
     """
     z_RV = logits_RV.float()
     logp_RV = torch.log_softmax(z_RV if temperature in (0.0, 1.0) else z_RV / temperature, dim=-1)
-    entropy_R = entropy_of(logp_RV)
+    p_RV = logp_RV.exp()
+    # A probability of zero times the lowest finite number is zero; times -inf it would be NaN.
+    entropy_R = -(p_RV * logp_RV.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
     if temperature == 0:
         logp_R, id_R = logp_RV.max(-1)
         return id_R, logp_R, entropy_R
-    # float32 sums over a large vocabulary would lose the tail; mps has nothing wider.
-    wide = torch.float32 if logits_RV.device.type == "mps" else torch.float64
-    p_RV = truncated(logp_RV, top_p=top_p, top_k=top_k).to(wide).exp()
-    cumulative_RV = p_RV.cumsum(-1)
+    if top_k > 0 or top_p < 1:
+        p_RV = truncated(logp_RV, top_p=top_p, top_k=top_k).exp()
+    cumulative_RV = p_RV.cumsum(-1, dtype=wide(logits_RV.device))
     target_R1 = uniform_R[:, None].to(cumulative_RV) * cumulative_RV[:, -1:]
     id_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True).clamp(max=logits_RV.shape[-1] - 1)
     return id_R1.squeeze(1), logp_RV.gather(1, id_R1).squeeze(1), entropy_R
+
+
+def drawn(logits_RV: Tensor, uniform_R: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Return each row's next token, and (id, log-prob, entropy) packed into one float32 (3, rows) for the host.
+
+    float32 holds ids up to 2^24 exactly.
+    """
+    id_R, logp_R, entropy_R = sample_token(
+        logits_RV, uniform_R, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k
+    )
+    return id_R, torch.stack([id_R.float(), logp_R, entropy_R])
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """Return the type of cumulative sums: float32 would lose the tail of a large vocabulary; mps has no wider one."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def truncated(logp_RV: Tensor, *, top_p: float, top_k: int) -> Tensor:

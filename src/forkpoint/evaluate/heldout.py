@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from forkpoint.decode.decoder import Sampling
-from forkpoint.decode.rollout import sample_rollouts
+from forkpoint.decode.rollout import EMBEDDED, Engine, sample_rollouts
 from forkpoint.errors import InputError
 from forkpoint.evaluate.stats import Estimate, accuracy
 from forkpoint.model import precision
@@ -43,7 +43,10 @@ class Evaluation:
             "eval/reward": self.reward,
             "eval/length": float(tokens / rows.rows),
             "eval/truncated": sum(finish == "length" for finish in rows.finish) / rows.rows,
-            "eval/entropy": float(rows.entropy_BT.sum() / tokens),
+            # A bound is another quantity than an entropy, so it has another name.
+            f"eval/entropy{'_lower_bound' if rows.entropy_kind == 'lower-bound' else ''}": float(
+                rows.entropy_BT.sum() / tokens
+            ),
         }
 
 
@@ -59,6 +62,7 @@ def evaluate_heldout(
     seed: int,
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine = EMBEDDED,
 ) -> Evaluation:
     """Sample answers to held-out problems, judge them, and return accuracy with a clustered interval.
 
@@ -76,6 +80,7 @@ def evaluate_heldout(
         seed: of the draws.
         dtype: of the products.
         progress: called with (finished, total) answers.
+        engine: what decodes.
 
     Raises:
         InputError: there is no problem to evaluate on.
@@ -96,6 +101,7 @@ def evaluate_heldout(
             group=samples,
             stream=(seed, "eval"),
             progress=progress,
+            engine=engine,
         )
     rollouts = rewarded(rollouts, judge)
     value = {Verdict.RIGHT: 1.0, Verdict.WRONG: 0.0, Verdict.UNJUDGED: math.nan}

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from forkpoint.decode.decoder import Sampling
-from forkpoint.decode.rollout import joined, of_prompts, sample_rollouts
+from forkpoint.decode.rollout import EMBEDDED, Engine, joined, of_prompts, sample_rollouts
 from forkpoint.errors import TrainingError
-from forkpoint.model import precision
+from forkpoint.model import HeadKind, precision
 from forkpoint.rollouts import Prompt, Rollouts
 from forkpoint.tasks.task import Task
+from forkpoint.train.rescore import rescored
 from forkpoint.verify.reward import rewarded, useful_groups
 
 
@@ -31,6 +32,10 @@ class CollectSettings:
     overlong_factor: float = 1.0
     dtype: str = "float32"
     seed: int = 0
+    rescore: bool = True
+    """Whether entropies that the engine does not give come from one more forward pass."""
+    head: HeadKind = "fused"
+    """Which lm-head that pass uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ def collect(
     position: int,
     version: int,
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine = EMBEDDED,
 ) -> Collected:
     """Return a verified rollout batch.
 
@@ -74,6 +80,7 @@ def collect(
         position: where the batch begins in the task's stream.
         version: optimiser updates the policy has seen.
         progress: called with (finished, total) answers of a round.
+        engine: what decodes; one that holds a copy of the weights gets them first.
 
     Returns:
         `Collected`. At the cap on rounds the batch may be smaller, and `note` says so.
@@ -85,6 +92,11 @@ def collect(
     spent = {"decode": 0.0, "verify": 0.0}
     useful = groups = tokens = rounds = 0
     every: list[Rollouts] = []
+    copied: dict[str, float] = {}
+    if engine.refresh is not None:
+        began = time.perf_counter()
+        engine.refresh(model)
+        copied["time/refresh"] = time.perf_counter() - began
     while useful < settings.prompts and rounds < settings.max_rounds:
         prompts, encoded, position = _next_problems(task, encode, settings, position, settings.prompts - useful)
         began = time.perf_counter()
@@ -92,6 +104,7 @@ def collect(
             rollouts = sample_rollouts(
                 model, tokenizer, prompts, encoded, sampling, group=settings.group,
                 stream=(settings.seed, "train", step, rounds), version=version, progress=progress,
+                engine=engine,
             )  # fmt: skip
         spent["decode"] += time.perf_counter() - began
         began = time.perf_counter()
@@ -114,6 +127,12 @@ def collect(
         raise TrainingError(_degenerate(joined(every), rounds, groups))
     seen = joined(every)
     batch = joined(parts)
+    if settings.rescore and batch.entropy_kind == "lower-bound":
+        began = time.perf_counter()
+        batch, copied["decode/mismatch"] = rescored(
+            model, batch, temperature=sampling.temperature, dtype=settings.dtype, head=settings.head
+        )
+        copied["time/rescore"] = time.perf_counter() - began
     note = None
     if useful < settings.prompts:
         note = (
@@ -132,6 +151,7 @@ def collect(
             "tokens/decoded": float(tokens),
             "time/decode": spent["decode"],
             "time/verify": spent["verify"],
+            **copied,
         },
         note=note,
     )
@@ -202,7 +222,10 @@ def _degenerate(rollouts: Rollouts, rounds: int, groups: int) -> str:
 
 
 def entropy_metrics(rollouts: Rollouts, advantage_BT: torch.Tensor) -> dict[str, float]:
-    """Return mean, quantiles and split by advantage sign of the behaviour entropies, in nats."""
+    """Return mean, quantiles and split by advantage sign of the behaviour entropies, in nats.
+
+    Lower bounds are another quantity, so they go by `entropy_lower_bound/` instead of `entropy/`.
+    """
     from forkpoint.scope import quantile
 
     entropy_N = rollouts.entropy_BT[rollouts.mask_BT]
@@ -211,12 +234,13 @@ def entropy_metrics(rollouts: Rollouts, advantage_BT: torch.Tensor) -> dict[str,
     def mean(values: torch.Tensor) -> float:
         return float(values.mean()) if values.numel() else float("nan")
 
+    name = "entropy_lower_bound" if rollouts.entropy_kind == "lower-bound" else "entropy"
     return {
-        "entropy/mean": mean(entropy_N),
-        **{f"entropy/p{q}": float(quantile(entropy_N, q / 100)) for q in (50, 80, 95)},
-        "entropy/below_0.01": mean((entropy_N < 0.01).float()),
-        "entropy/positive": mean(entropy_N[advantage_N > 0]),
-        "entropy/negative": mean(entropy_N[advantage_N < 0]),
+        f"{name}/mean": mean(entropy_N),
+        **{f"{name}/p{q}": float(quantile(entropy_N, q / 100)) for q in (50, 80, 95)},
+        f"{name}/below_0.01": mean((entropy_N < 0.01).float()),
+        f"{name}/positive": mean(entropy_N[advantage_N > 0]),
+        f"{name}/negative": mean(entropy_N[advantage_N < 0]),
     }
 
 

@@ -9,8 +9,8 @@ micro-batch, b bytes of an element of `model.dtype`.
     kv cache     2 L · kv heads · head size · (prompt + answer tokens) · rows decoded at once · b
     activations  N (2 H + L S) b with S = 7 H + 4 q + 4 kv + 4 I, kept for the backward pass;
                  N (2 H + L H + S) b with gradient checkpointing
-    logits       12 V · rows decoded at once, or 12 · cells of a chunk of the training head if that is more:
-                 three float32 values for every logit held
+    logits       12 V · rows decoded at once, or 12 · cells of a tile of the training head if that is more (12 N V
+                 with the plain head): three float32 values for every logit held
     total        weights + optimiser + max(kv cache, activations) + logits
 
 with q and kv the widths of queries and of keys, and I the width of the feed-forward layer. Left out: the
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forkpoint.entropy.head import LIMITS
 from forkpoint.errors import InputError
-from forkpoint.train.policy import LOGIT_CELLS
 from forkpoint.train.recipe import credit_chain
 from forkpoint.train.schema import LoraTable, Recipe
 
@@ -96,7 +96,10 @@ def estimate(recipe: Recipe, model_config: Any | None = None) -> Estimate:
     optimizer = 12 * trainable
     kv = 2 * shape.layers * shape.kv * (recipe.prompt.max_tokens + decode.max_tokens) * slots * b
     activations = shape.activations(tokens, checkpointing=recipe.model.gradient_checkpointing) * b
-    logits = 12 * max(slots * shape.vocabulary, min(tokens * shape.vocabulary, LOGIT_CELLS))
+    cells = tokens * shape.vocabulary
+    if recipe.model.head == "fused":
+        cells = min(cells, LIMITS["cpu" if b == 4 else "cuda"].cells)
+    logits = 12 * max(slots * shape.vocabulary, cells)
     return dataclasses.replace(
         counts,
         parameters=parameters,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -46,6 +47,7 @@ from forkpoint.train.setup import (
     make_reference,
     make_sampling,
     make_task,
+    with_engine,
 )
 from forkpoint.train.trackers import make_tracker
 from forkpoint.train.update import UpdateSettings, learn
@@ -85,7 +87,7 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
     """
     chain = credit_chain(recipe)
     # A mistake in the recipe must not move an old run aside, so the run directory is opened last.
-    policy = load_policy(recipe)
+    policy = with_engine(recipe, load_policy(recipe), chain)
     task = make_task(recipe)
     sampling = _training_sampling(recipe, policy)
     reference = make_reference(recipe, policy, chain)
@@ -180,7 +182,7 @@ def _step(here: Run, progress: Progress) -> Progress:
                 states,
                 rollouts,
                 credit,
-                _update_settings(recipe),
+                _update_settings(recipe, policy),
                 step=step,
                 learning_rates=_learning_rates(recipe, progress.updates),
             )
@@ -234,6 +236,7 @@ def _collected(here: Run, progress: Progress, step: int) -> Collected:
         position=progress.position,
         version=progress.updates,
         progress=here.console.progress,
+        engine=policy.engine,
     )
 
 
@@ -242,13 +245,16 @@ def _scored(here: Run, rollouts: Rollouts) -> tuple[Rollouts, float]:
     if "ref_logp" not in here.chain.needs:
         return rollouts, 0.0
     began = time.perf_counter()
-    policy = here.policy
-    with torch.no_grad(), precision(policy.device, policy.dtype):
-        if here.reference is not None:
-            ref = forward_rows(here.reference, rollouts, temperature=here.sampling.temperature).logp_BT
-        else:
-            with policy.model.disable_adapter():
-                ref = forward_rows(policy.model, rollouts, temperature=here.sampling.temperature).logp_BT
+    reference = here.reference or here.policy
+    adapters = contextlib.nullcontext() if here.reference else reference.model.disable_adapter()
+    with torch.no_grad(), precision(reference.device, reference.dtype), adapters:
+        ref = forward_rows(
+            reference.model,
+            rollouts,
+            temperature=here.sampling.temperature,
+            head=reference.head,
+            packed=reference.packed,
+        ).logp_BT
     return with_reference(rollouts, ref), time.perf_counter() - began
 
 
@@ -283,10 +289,12 @@ def _collect_settings(recipe: Recipe, policy: Policy) -> CollectSettings:
         overlong_factor=recipe.reward.overlong_factor,
         dtype=policy.dtype,
         seed=recipe.seed,
+        rescore=recipe.decode.rescore,
+        head=policy.head,
     )
 
 
-def _update_settings(recipe: Recipe) -> UpdateSettings:
+def _update_settings(recipe: Recipe, policy: Policy) -> UpdateSettings:
     return UpdateSettings(
         mini_prompts=recipe.train.mini_prompts,
         micro_tokens=recipe.train.micro_tokens,
@@ -294,6 +302,8 @@ def _update_settings(recipe: Recipe) -> UpdateSettings:
         grad_clip=recipe.train.grad_clip,
         temperature=recipe.decode.temperature,
         seed=recipe.seed,
+        head=policy.head,
+        packed=policy.packed,
     )
 
 
@@ -306,6 +316,8 @@ def _learning_rates(recipe: Recipe, done: int) -> list[float]:
 
 def _threshold(rollouts: Rollouts, kept_BT: Tensor) -> float:
     """Return the lowest behaviour entropy among the tokens that learned, in nats."""
+    if rollouts.entropy_kind == "lower-bound":
+        return math.nan
     kept = rollouts.entropy_BT[kept_BT]
     return float(kept.min()) if kept.numel() else math.nan
 

@@ -32,7 +32,7 @@ class Run:
     policy: Policy
     task: Task
     chain: Chain
-    reference: Any | None
+    reference: Policy | None
     optimizer: torch.optim.Optimizer
     sampling: Sampling
     console: Console

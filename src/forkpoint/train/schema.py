@@ -59,6 +59,9 @@ class ModelTable(_Table):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of transformers."""
+    head: Literal["fused", "plain"] = "fused"
+    """How the lm-head is computed. `fused`: without ever holding all logits, gradients for learning tokens only.
+    `plain`: the model's own logits, held whole; for families whose head is more than a linear layer."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models whose code you have read."""
     lora: LoraTable | None = None
@@ -143,6 +146,24 @@ class DecodeTable(_Table):
     """Texts that end an answer, besides the tokenizer's end token."""
     slots: Count = 256
     """Answers decoded at once; bounds the memory of the key-value cache."""
+    engine: Literal["embedded", "vllm"] = "embedded"
+    """`vllm` (`pip install 'forkpoint[vllm]'`, CUDA) decodes in this process, with the weights updated in place."""
+    vllm_memory: Share = 0.4
+    """Share of the device's memory that vLLM takes, for its copy of the weights and its cache."""
+    rescore: bool = True
+    """vLLM gives no entropies: get them from one more forward pass of the training model. Without it they are lower
+    bounds, marked as such, and links that select on behaviour entropies refuse them."""
+    top_logprobs: Natural = 20
+    """Most likely tokens a position whose log-probs vLLM returns without `rescore`; more tighten the bound."""
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> DecodeTable:
+        if self.engine == "vllm" and self.stop:
+            raise ValueError(
+                "decode.stop is not available with decode.engine = 'vllm', which ends answers at tokens: "
+                "leave it empty, or set decode.engine = 'embedded'"
+            )
+        return self
 
 
 class TrainTable(_Table):

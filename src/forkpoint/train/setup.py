@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,15 @@ import torch
 
 from forkpoint.credit.link import Chain
 from forkpoint.decode.decoder import Sampling
+from forkpoint.decode.rollout import EMBEDDED, Engine
 from forkpoint.environment import cores
 from forkpoint.errors import InputError
+from forkpoint.linear import row_linears
 from forkpoint.model import (
+    HeadKind,
     add_lora,
     check_path,
+    head_of,
     load_model,
     pick_device,
     recompute_activations,
@@ -28,6 +33,7 @@ from forkpoint.tasks.countdown import countdown_task
 from forkpoint.tasks.prompts import encode_prompts, end_token_ids, load_tokenizer, stop_text
 from forkpoint.tasks.readers import data_task, read_prompts
 from forkpoint.tasks.task import Judge, Task
+from forkpoint.train.packed import can_pack
 from forkpoint.train.schema import LoraTable, Recipe, TaskTable
 from forkpoint.verify.math import math_judge
 from forkpoint.verify.text import exact_judge
@@ -44,6 +50,12 @@ class Policy:
     """Of the products: `float32` or `bfloat16`."""
     threads: int
     """CPU threads in force."""
+    head: HeadKind = "fused"
+    """How the lm-head is computed."""
+    packed: bool = False
+    """Whether the update runs without padding."""
+    engine: Engine = EMBEDDED
+    """What samples answers."""
 
 
 def load_policy(recipe: Recipe) -> Policy:
@@ -65,6 +77,7 @@ def load_policy(recipe: Recipe) -> Policy:
         attention=table.attention,
         revision=table.revision,
         trust_remote_code=table.trust_remote_code,
+        head=table.head,
     )
     if table.lora is not None:
         model = _adapted(model, table.lora, recipe.seed)
@@ -72,7 +85,14 @@ def load_policy(recipe: Recipe) -> Policy:
         recompute_activations(model)
         if table.lora is not None:
             model.enable_input_require_grads()
-    return Policy(model=model, tokenizer=tokenizer, device=device, dtype=dtype, threads=threads)
+    if table.head == "fused":
+        head_of(model)
+    if device.type == "cpu":
+        row_linears(model)
+    return Policy(
+        model=model, tokenizer=tokenizer, device=device, dtype=dtype, threads=threads, head=table.head,
+        packed=can_pack(model),
+    )  # fmt: skip
 
 
 def _adapted(model: Any, table: LoraTable, seed: int) -> Any:
@@ -144,7 +164,50 @@ def make_sampling(recipe: Recipe, policy: Policy, *, temperature: float, top_p: 
         top_k=top_k,
         slots=table.slots,
         stop_text=stop_text(policy.tokenizer, table.stop),
+        head=policy.head,
     )
+
+
+def with_engine(recipe: Recipe, policy: Policy, chain: Chain | None = None) -> Policy:
+    """Return the policy with the decoder the recipe names.
+
+    Args:
+        recipe: whose `decode.engine` to open.
+        policy: the loaded model.
+        chain: the method, where the run trains.
+
+    Raises:
+        InputError: the engine cannot be used here or with these settings, or the chain reads behaviour entropies
+            that it would not have.
+    """
+    table = recipe.decode
+    if table.engine == "embedded":
+        return policy
+    from forkpoint.decode.vllm import open_vllm
+
+    if not table.rescore and chain is not None and "entropy" in chain.needs:
+        raise InputError(
+            "the chain reads behaviour entropies, of which vLLM only gives lower bounds: set decode.rescore = true, "
+            "or source = 'current' where a link has it"
+        )
+    training = make_sampling(recipe, policy, temperature=table.temperature, top_p=table.top_p, top_k=table.top_k)
+    evaluation = make_sampling(recipe, policy, temperature=recipe.eval.temperature, top_p=recipe.eval.top_p, top_k=0)
+    evaluates = chain is None or recipe.eval.every or recipe.eval.before or recipe.eval.after
+    longest = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    context = recipe.prompt.max_tokens + table.max_tokens
+    engine = open_vllm(
+        recipe.model.path,
+        samplings=[*([training] if chain is not None else []), *([evaluation] if evaluates else [])],
+        device=policy.device,
+        dtype=policy.dtype,
+        context=min(context, longest) if longest else context,
+        memory=table.vllm_memory,
+        top_logprobs=0 if table.rescore else table.top_logprobs,
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+        seed=recipe.seed,
+    )
+    return dataclasses.replace(policy, engine=engine)
 
 
 def encode(recipe: Recipe, policy: Policy, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -170,18 +233,22 @@ def make_optimizer(recipe: Recipe, model: Any) -> torch.optim.AdamW:
     )
 
 
-def make_reference(recipe: Recipe, policy: Policy, chain: Chain) -> Any | None:
+def make_reference(recipe: Recipe, policy: Policy, chain: Chain) -> Policy | None:
     """Return the reference model where a link needs one; None where the adapters can be switched off instead."""
     if "ref_logp" not in chain.needs:
         return None
     table = recipe.model
     if recipe.reference.path is None and table.lora is not None:
         return None
-    return load_model(
+    model = load_model(
         recipe.reference.path or table.path,
         dtype=policy.dtype,
         device=policy.device,
         attention=table.attention,
         revision=table.revision if recipe.reference.path is None else None,
         trust_remote_code=table.trust_remote_code,
+        head=table.head,
     ).requires_grad_(False)
+    if policy.device.type == "cpu":
+        row_linears(model)
+    return dataclasses.replace(policy, model=model, packed=can_pack(model))

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from forkpoint.entropy.token import token_logp_entropy
-from forkpoint.errors import TrainingError
-from forkpoint.model import head_logits, hidden_states
+from forkpoint.errors import NotFiniteRowError, TrainingError
+from forkpoint.model import head_values, hidden_states
 from forkpoint.train.examples import (
     Batches,
     Example,
@@ -44,6 +43,9 @@ __all__ = [
 ]
 
 
+Loss = Callable[[nn.Module, TextBatch], Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SftState:
     """Everything a supervised run has to keep besides the weights."""
@@ -65,6 +67,7 @@ def sft(
     log: Callable[[Mapping[str, float]], None] | None = None,
     state: SftState | None = None,
     after_step: Callable[[SftState], None] | None = None,
+    loss: Loss | None = None,
 ) -> SftState:
     """Train a causal language model in place with cross entropy on the tokens that count.
 
@@ -85,6 +88,7 @@ def sft(
             `tokens/learned`, `tokens/padding` (share of positions), `time/step` (seconds).
         state: where to continue; None starts anew.
         after_step: called with the state after every update, for checkpoints.
+        loss: summed loss of a micro-batch's tokens; None is `negative_log_likelihood`.
 
     Returns:
         The final state. The model keeps the trained weights, in evaluation mode.
@@ -98,7 +102,7 @@ def sft(
     while state.step < steps:
         begin = time.perf_counter()
         rate = lr * schedule(state.step, steps=steps, warmup=warmup)
-        metrics = sft_step(model, state, batches(state.step), lr=rate, grad_clip=grad_clip)
+        metrics = sft_step(model, state, batches(state.step), lr=rate, grad_clip=grad_clip, loss=loss)
         state = SftState(step=state.step + 1, optimizer=state.optimizer)
         if log is not None:
             log({"step": state.step, **metrics, "time/step": time.perf_counter() - begin})
@@ -109,22 +113,34 @@ def sft(
 
 
 def sft_step(
-    model: nn.Module, state: SftState, micros: Sequence[TextBatch], *, lr: float, grad_clip: float = 1.0
+    model: nn.Module,
+    state: SftState,
+    micros: Sequence[TextBatch],
+    *,
+    lr: float,
+    grad_clip: float = 1.0,
+    loss: Loss | None = None,
 ) -> dict[str, float]:
     """Update model and optimiser once from the micro-batches of one step and return the metrics of `sft`."""
     tokens = sum(int(micro.mask_BT.sum()) for micro in micros)
     if tokens == 0:
         raise TrainingError(f"step {state.step + 1} has no token to learn from; look at the data it reads.")
     state.optimizer.zero_grad(set_to_none=True)
-    loss = 0.0
+    total = 0.0
     for micro in micros:
-        part = negative_log_likelihood(model, micro) / tokens
+        try:
+            part = (loss or negative_log_likelihood)(model, micro) / tokens
+        except NotFiniteRowError as error:
+            raise TrainingError(
+                f"the logits of step {state.step + 1} are not finite; lower the learning rate or look at the weights "
+                "the run started from."
+            ) from error
         part.backward()
-        loss += float(part.detach())
+        total += float(part.detach())
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), grad_clip))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+    if not (math.isfinite(total) and math.isfinite(norm)):
         raise TrainingError(
-            f"loss {loss} and gradient norm {norm} of step {state.step + 1} are not both finite; "
+            f"loss {total} and gradient norm {norm} of step {state.step + 1} are not both finite; "
             "lower the learning rate or look at the weights the run started from."
         )
     for group in state.optimizer.param_groups:
@@ -132,7 +148,7 @@ def sft_step(
     state.optimizer.step()
     positions = sum(micro.ids_BT.numel() for micro in micros)
     return {
-        "loss": loss,
+        "loss": total,
         "grad_norm": norm,
         "lr": lr,
         "tokens/learned": tokens,
@@ -141,18 +157,15 @@ def sft_step(
 
 
 def negative_log_likelihood(model: nn.Module, batch: TextBatch) -> Tensor:
-    """Return the summed cross entropy, in nats, of the tokens that count in one micro-batch."""
+    """Return the summed cross entropy, in nats, of the tokens that count in one micro-batch (entropy head)."""
     device = next(model.parameters()).device
     ids_BT, mask_BT = batch.ids_BT.to(device), batch.mask_BT.to(device)
     if not bool(mask_BT.any()):
         return torch.zeros((), device=device, requires_grad=True)
-    first = int(mask_BT.any(0).to(torch.int64).argmax())
-    # Padding is on the right, where causal attention never looks, so no attention mask is needed; the prompt that
-    # all rows share needs no logits.
+    # Padding is on the right, where causal attention never looks, so no attention mask is needed.
     states_BTH = hidden_states(model, input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
-    counted_BT = mask_BT[:, first:]
-    logits_NV = head_logits(model, states_BTH[:, first - 1 :])[counted_BT]
-    return -token_logp_entropy(logits_NV, ids_BT[:, first:][counted_BT])[0].sum()
+    counted_BT = mask_BT[:, 1:]
+    return -head_values(model, states_BTH[counted_BT], ids_BT[:, 1:][counted_BT]).logp_N.sum()
 
 
 def schedule(step: int, *, steps: int, warmup: int) -> float:

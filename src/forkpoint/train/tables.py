@@ -16,7 +16,7 @@ from forkpoint.train.files import INTACT, atomic_file, disk_errors
 _SHARED = {
     "step": "int32", "prompt_id": "string", "sample": "int32", "prompt": "string", "answer": "string",
     "completion": "string", "ids": "list<int32>", "tokens": "list<string>", "logp": "list<float>",
-    "entropy": "list<float>", "verdict": "string", "reward": "float", "finish": "string",
+    "entropy": "list<float>", "entropy_kind": "string", "verdict": "string", "reward": "float", "finish": "string",
 }  # fmt: skip
 EVAL_COLUMNS = _SHARED
 ROLLOUT_COLUMNS = _SHARED | {
@@ -45,6 +45,7 @@ def answer_columns(step: int, rollouts: Rollouts, token_text: Callable[[int], st
         "tokens": _nested([texts[i] for i in inverse.tolist()], mask_BT),
         "logp": lists(rollouts.logp_BT.float(), mask_BT),
         "entropy": lists(rollouts.entropy_BT.float(), mask_BT),
+        "entropy_kind": [rollouts.entropy_kind] * B,
         "verdict": [str(verdict) for verdict in rollouts.verdicts] or [None] * B,
         "reward": [None] * B if rollouts.reward_B is None else rollouts.reward_B.tolist(),
         "finish": list(rollouts.finish),

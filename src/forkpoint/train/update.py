@@ -15,7 +15,7 @@ from torch import Tensor
 from forkpoint.credit.link import Chain, State, run
 from forkpoint.errors import TrainingError
 from forkpoint.loss import coefficients, policy_loss
-from forkpoint.model import trainable
+from forkpoint.model import HeadKind, trainable
 from forkpoint.rollouts import Credit, Forward, Rollouts
 from forkpoint.scope import Batching
 from forkpoint.seeds import key
@@ -39,6 +39,10 @@ class UpdateSettings:
     """Of the behaviour policy."""
     seed: int = 0
     """Of the run."""
+    head: HeadKind = "fused"
+    """`fused` or `plain`."""
+    packed: bool = False
+    """Whether passes run without padding; see `forkpoint.train.packed.can_pack`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,7 @@ def learn(
                 batching=batching,
                 cuts=micros[index],
                 others=[cut for k, cuts in enumerate(micros) if k != index for cut in cuts],
-                temperature=settings.temperature,
+                settings=settings,
                 rng=key(settings.seed, "credit", step, epoch, index),
             )
             parts: list[tuple[Tensor, Credit]] = []
@@ -162,16 +166,41 @@ class _Mini:
     """Rows of each micro-batch of this mini-batch."""
     others: list[Tensor]
     """Rows of the micro-batches of the other mini-batches."""
-    temperature: float
+    settings: UpdateSettings
     rng: int
 
     def forward(self, rows: Tensor) -> Forward:
+        """Return the current policy on every token of some rows."""
+        return self._run(rows, learns_B=self.learns_B()[rows])
+
+    def forward_known(self, rows: Tensor, credit: Credit, elsewhere: Forward | None) -> Forward:
+        """Return the current policy where `credit` says that a token learns, and what is known of the others.
+
+        That is `elsewhere`, a pass over all tokens; without one it is the behaviour policy's, and `scored_BT` says
+        where the current policy was asked.
+        """
+        rollouts = self.rollouts.select(rows, trim=False)
+        needs_BT = learning_tokens(self.chain, credit, rollouts.mask_BT)
+        found = self._run(rows, needs_BT=needs_BT)
+        logp_BT, entropy_BT = (
+            (rollouts.logp_BT, rollouts.entropy_BT) if elsewhere is None else (elsewhere.logp_BT, elsewhere.entropy_BT)
+        )
+        return Forward(
+            logp_BT=torch.where(needs_BT, found.logp_BT, logp_BT),
+            entropy_BT=torch.where(needs_BT, found.entropy_BT, entropy_BT),
+            scored_BT=needs_BT if elsewhere is None else None,
+        )
+
+    def _run(self, rows: Tensor, *, learns_B: Tensor | None = None, needs_BT: Tensor | None = None) -> Forward:
         return forward_rows(
             self.model,
             self.rollouts.select(rows, trim=False),
-            temperature=self.temperature,
+            temperature=self.settings.temperature,
             entropy_gradient="entropy_gradient" in self.chain.needs and torch.is_grad_enabled(),
-            learns_B=self.learns_B()[rows],
+            learns_B=learns_B,
+            needs_BT=needs_BT,
+            head=self.settings.head,
+            packed=self.settings.packed,
         )
 
     def learns_B(self) -> Tensor:
@@ -192,6 +221,22 @@ class _Mini:
             batching=self.batching.select(rows),
             rng=self.rng,
         )
+
+
+def learning_tokens(chain: Chain, credit: Credit, mask_BT: Tensor) -> Tensor:
+    """Return the tokens whose log-prob or entropy the loss depends on, bool (B, T), once the credit is final.
+
+    A token without advantage and penalty has no gradient; a sequence ratio reads the whole answer; a regulariser
+    may read anything.
+    """
+    if chain.regularisers:
+        return mask_BT
+    learns_BT = credit.keep_BT & (credit.advantage_BT * credit.weight_BT != 0)
+    for penalty in credit.penalties:
+        learns_BT = learns_BT | (credit.keep_BT & (penalty.coefficient_BT != 0))
+    if credit.ratio == "sequence":
+        learns_BT = learns_BT.any(1, keepdim=True) & mask_BT
+    return learns_BT & mask_BT
 
 
 def _passes(mini: _Mini, totals: defaultdict[str, float]) -> Iterator[_Pass]:
@@ -237,7 +282,8 @@ def _credit_on_the_pass(mini: _Mini) -> Iterator[_Pass]:
 def _credit_before_the_passes(mini: _Mini, totals: defaultdict[str, float]) -> Iterator[_Pass]:
     """Run the links once over the whole span, then learn micro-batch by micro-batch.
 
-    A chain that looks at the current policy needs every row's forward first: one pass without gradient.
+    A chain that looks at the current policy needs every row's forward first: one pass without gradient. With the
+    credit known, the pass that learns asks for the learning tokens only.
     """
     passes = [*mini.cuts, *mini.others] if mini.chain.span == "rollout" else mini.cuts
     span = torch.cat(passes)
@@ -260,7 +306,7 @@ def _credit_before_the_passes(mini: _Mini, totals: defaultdict[str, float]) -> I
         first += cut.numel()
         yield _Pass(
             rows=cut,
-            forward=mini.forward(cut),
+            forward=mini.forward_known(cut, credit.select(at), None if seen is None else seen.select(at)),
             rollouts=mini.rollouts.select(cut, trim=False),
             credit=credit.select(at),
             coefficient_BT=coefficient_BT[at],
@@ -312,7 +358,7 @@ def _metrics(
         "ratio/clipped": (totals["clipped_low"] + totals["clipped_high"]) / learned,
         "ratio/clipped_low": totals["clipped_low"] / learned,
         "ratio/clipped_high": totals["clipped_high"] / learned,
-        "kl/behaviour": totals["kl"] / max(totals["tokens"], 1),
+        "kl/behaviour": totals["kl"] / max(totals["scored"], 1),
         "tokens/response": float(rollouts.mask_BT.sum()),
         "tokens/learned": float(totals["learned"]),
         "cost/statistics_tokens": float(totals["statistics_tokens"]),

@@ -1,0 +1,68 @@
+"""Entropies that the engine which sampled could not give: one more forward pass of the training model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from forkpoint.model import HeadKind, precision
+from forkpoint.rollouts import Rollouts
+from forkpoint.train.policy import forward_rows, row_lengths
+
+PASS_TOKENS = 16384
+"""Most tokens, prompt and answer, in one forward pass."""
+
+
+@torch.no_grad()
+def rescored(
+    model: Any, rollouts: Rollouts, *, temperature: float, dtype: str = "float32", head: HeadKind = "fused"
+) -> tuple[Rollouts, float]:
+    """Return the rollouts with entropies of the model that trains, and how far its log-probs are from the recorded.
+
+    The recorded log-probs stay those of the engine that sampled: it is the behaviour policy, and importance ratios
+    are against it.
+
+    Args:
+        model: the policy, with the weights that sampled.
+        rollouts: rows whose entropies are not known.
+        temperature: they were sampled at; 0 is measured at 1.
+        dtype: of the products.
+        head: which lm-head.
+
+    Returns:
+        Rollouts of kind `rescored`, and the mean |log p - recorded log p| over their tokens, in nats. Rounding
+        leaves it small; weights that differ do not.
+
+    Raises:
+        TrainingError: the logits of a token are not finite.
+    """
+    was_training = model.training
+    model.eval()
+    entropy_BT, logp_BT = torch.zeros_like(rollouts.entropy_BT), torch.zeros_like(rollouts.logp_BT)
+    try:
+        with precision(rollouts.ids_BT.device, dtype):
+            for rows in _passes(row_lengths(rollouts).tolist()):
+                index = torch.tensor(rows, device=rollouts.ids_BT.device)
+                part = rollouts.select(index, trim=False)
+                forward = forward_rows(model, part, temperature=temperature or 1.0, head=head)
+                entropy_BT[index] = forward.entropy_BT.to(entropy_BT)
+                logp_BT[index] = forward.logp_BT.to(logp_BT)
+    finally:
+        model.train(was_training)
+    gap_N = (logp_BT - rollouts.logp_BT)[rollouts.mask_BT].abs()
+    return dataclasses.replace(rollouts, entropy_BT=entropy_BT, entropy_kind="rescored"), float(gap_N.mean())
+
+
+def _passes(lengths: list[int]) -> list[list[int]]:
+    """Cut rows 0, 1, ... into runs of neighbours of at most `PASS_TOKENS`, one row at least."""
+    passes: list[list[int]] = [[]]
+    total = 0
+    for row, length in enumerate(lengths):
+        if passes[-1] and total + length > PASS_TOKENS:
+            passes.append([])
+            total = 0
+        passes[-1].append(row)
+        total += length
+    return passes
