@@ -181,13 +181,94 @@ def evaluate(
 @app.command()
 @guarded
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/report.html by default.")] = None,
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; RUN/report.html, or comparison.html of several.")
+    ] = None,
 ) -> None:
-    """Write the report of a run as one HTML file and print its path."""
+    """Write the report of a run, or a comparison of several, as one HTML file and print its path."""
+    if len(run_dirs) > 1:
+        from forkpoint.analyze.compare_runs import write_comparison
+
+        typer.echo(str(write_comparison(run_dirs, out or Path("comparison.html"))))
+        return
     from forkpoint.analyze.report import report as write_report
 
-    typer.echo(str(write_report(run_dir, out=out)))
+    typer.echo(str(write_report(run_dirs[0], out=out)))
+
+
+@app.command()
+@guarded
+def watch(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, running or not.")],
+    refresh: Annotated[float, typer.Option("--refresh", help="Seconds between looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print once and end.")] = False,
+) -> None:
+    """Show a run live in the terminal, with warnings in plain words."""
+    from forkpoint.analyze.watch import watch as live
+
+    live(run_dir, refresh, once)
+
+
+@app.command()
+@guarded
+def analyze(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A run, a trace or dump, or (--prompts) a model.")],
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Sample SOURCE, a model, with these problems.")
+    ] = None,
+    score_with: Annotated[
+        str | None, typer.Option("--score-with", help="Model that reads the answers for exact entropies.")
+    ] = None,
+    part: Annotated[str, typer.Option("--part", help="Of a run: rollouts or evals.")] = "rollouts",
+    entropy_kind: Annotated[
+        str | None, typer.Option("--entropy-kind", help="Of a file that does not say: exact or lower-bound.")
+    ] = None,
+    group: Annotated[int, typer.Option("--group", help="Answers to each problem.")] = 8,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest answer, in tokens.")] = 1024,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of the samples.")] = 1.0,
+    template: Annotated[
+        str, typer.Option("--template", help="auto, none, chat, boxed, or text with {question}.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the samples.")] = 0,
+    min_count: Annotated[int, typer.Option("--min-count", help="Token types must occur more often than this.")] = 100,
+    save: Annotated[Path | None, typer.Option("--save", help="Write the trace here as well (parquet).")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where to write the page.")] = Path("analysis.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Show where a model, a run or a trace forks: one HTML page.
+
+    forkpoint analyze runs/demo
+
+    forkpoint analyze models/countdown --prompts problems.jsonl --template none
+    """
+    for name, value, valid in (
+        ("--part", part, ("rollouts", "evals")),
+        ("--entropy-kind", entropy_kind, (None, "exact", "lower-bound")),
+    ):
+        if value not in valid:
+            raise InputError(f"{name} {value!r} is none of {', '.join(str(word) for word in valid if word)}")
+    from forkpoint.analyze.overview import analyse, facts
+    from forkpoint.analyze.sampling import ModelSettings
+    from forkpoint.analyze.trace_parquet import write_traces
+    from forkpoint.analyze.trace_sources import open_traces
+
+    settings = ModelSettings(group=group, max_tokens=max_tokens, temperature=temperature, template=template, seed=seed)
+    traces = open_traces(
+        source, prompts=prompts, settings=settings, score_with=score_with,
+        entropy_kind=entropy_kind, part=part,  # type: ignore[arg-type]
+    )  # fmt: skip
+    if save is not None:
+        write_traces(save, traces, traces.about)
+        traces = open_traces(save)
+    stats = analyse(traces, out, min_count=min_count)
+    if as_json:
+        lines = {fact.label: " ".join(filter(None, (fact.before, fact.detail))) for fact in facts(stats)}
+        typer.echo(_json({"page": str(out), **lines}))
+        return
+    for fact in facts(stats):
+        typer.echo(f"{fact.label}: {fact.before}" + (f" ({fact.detail})" if fact.detail else ""))
+    typer.echo(f"page  {out}")
 
 
 @app.command()

@@ -74,13 +74,16 @@ def reward(step: Values, mean: Values, std: Values, *, name: str = "reward") -> 
     return to_svg(figure, name, f"Reward in training. {_words('Mean reward', steps, values, '.3f')}")
 
 
-def entropy(step: Values, mean: Values, quantiles: Mapping[str, Values], *, name: str = "entropy") -> str:
+def entropy(
+    step: Values, mean: Values, quantiles: Mapping[str, Values], *, lower_bound: bool = False, name: str = "entropy"
+) -> str:
     """Draw the mean and chosen quantiles of token entropy over training steps.
 
     Args:
         step: Training steps, ascending.
         mean: Mean entropy of response tokens in nats.
         quantiles: Label to values in nats, lowest quantile first.
+        lower_bound: The values are lower bounds, and the figure says so.
         name: Prefix of all ids in the SVG.
 
     Returns:
@@ -96,10 +99,11 @@ def entropy(step: Values, mean: Values, quantiles: Mapping[str, Values], *, name
     ):
         _line(axes, steps, _arrays(quantile)[0], color, label, style)
     _line(axes, steps, values, BLUE, "mean")
-    axes.set_ylabel("entropy (nats)")
+    axes.set_ylabel(_entropy_axis(lower_bound))
     _from_zero(axes, values, *quantiles.values())
     _finish(axes)
-    return to_svg(figure, name, f"Token entropy over training. {_words('Mean entropy', steps, values, '.3f')}")
+    what = f"{'Lower bound of token' if lower_bound else 'Token'} entropy over training."
+    return to_svg(figure, name, f"{what} {_words('Mean', steps, values, '.3f')}")
 
 
 def credited(step: Values, share: Values, threshold: Values, *, name: str = "credit") -> str:
@@ -208,11 +212,12 @@ def useful_groups(step: Values, useful: Values, resampled: Values, *, name: str 
     return to_svg(figure, name, f"Useful groups. {label}")
 
 
-def entropy_histogram(samples: Mapping[str, Values], *, name: str = "histogram") -> str:
+def entropy_histogram(samples: Mapping[str, Values], *, lower_bound: bool = False, name: str = "histogram") -> str:
     """Draw histograms of token entropy with logarithmic counts, as the paper's figure 2a (arXiv:2506.01939).
 
     Args:
         samples: Label (such as `step 1`) to the entropies of all its tokens in nats; two at most read well.
+        lower_bound: The values are lower bounds, and the figure says so.
         name: Prefix of all ids in the SVG.
 
     Returns:
@@ -237,8 +242,13 @@ def entropy_histogram(samples: Mapping[str, Values], *, name: str = "histogram")
     axes.set_ylim(bottom=0.7)
     axes.set_xlim(0.0, float(edges[-1]))
     axes.set_ylabel("tokens (log scale)")
-    _finish(axes, xlabel="entropy (nats); vertical lines are the 80th percentiles")
-    return to_svg(figure, name, f"Histogram of token entropy. {'. '.join(words)}.")
+    _finish(axes, xlabel=f"{_entropy_axis(lower_bound)}; vertical lines are the 80th percentiles")
+    what = f"Histogram of {'lower bounds of ' if lower_bound else ''}token entropy."
+    return to_svg(figure, name, f"{what} {'. '.join(words)}.")
+
+
+def _entropy_axis(lower_bound: bool) -> str:
+    return "entropy, lower bound (nats)" if lower_bound else "entropy (nats)"
 
 
 def _arrays(*values: Values) -> list[NDArray[np.float64]]:

@@ -1,46 +1,41 @@
 """The report of one run: a single HTML file that opens from disk, without server or network.
 
 It reads nothing but the run directory, so a run that was killed, or written by another engine, gets one too;
-what is missing is said in the page. Foreign text is hostile: characters that would hide or reorder it are
-made visible, then everything is escaped once, by jinja2.
+what is missing is said in the page.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from forkpoint.analyze import figures, summary, tokenview
-from forkpoint.analyze.rundata import RunData, column_tokens, number, read_rollouts, read_run, series
+from forkpoint.analyze import figures, summary
+from forkpoint.analyze.alarms import warnings_of
+from forkpoint.analyze.answers import COLUMNS, Answer, answers, check_columns, recorded
+from forkpoint.analyze.gaps import gaps
+from forkpoint.analyze.page import Panel, render_page, table_of, write_page
+from forkpoint.analyze.rundata import RunData, column_tokens, read_rollouts, read_run, series
 from forkpoint.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from jinja2 import Environment
     from pyarrow import Table
 
-TEMPLATES = Path(__file__).parent / "templates"
-_ROWS_SHOWN = 60
+ANSWERS_SHOWN = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
-    """A figure with the sentence that says what it shows; without `svg`, the sentence that says why not."""
+class _Shown:
+    """What the first and the last readable rollout file give to the page."""
 
-    title: str
-    caption: str
-    svg: str = ""
+    answers: list[Answer] = field(default_factory=list)
+    entropies: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def report(run_dir: Path, *, out: Path | None = None) -> Path:
@@ -58,44 +53,76 @@ def report(run_dir: Path, *, out: Path | None = None) -> Path:
     """
     run = read_run(run_dir)
     target = run.path / "report.html" if out is None else Path(out)
-    _write(target, render(run))
+    write_page(target, render(run))
     return target
 
 
-def render(run: RunData) -> str:
-    """Return the report of a run as HTML; the same run gives the same text."""
-    from markupsafe import Markup
+def render(run: RunData, *, extra: Sequence[Panel] = ()) -> str:
+    """Return the report of a run as HTML; the same run gives the same text.
 
-    notes = list(run.notes)
-    tables = _first_and_last(run.rollout_files, notes)
-    script = (TEMPLATES / "report.js").read_text("utf-8")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            # Our own style, script and figures; everything else is escaped.
-            style=Markup((TEMPLATES / "report.css").read_text("utf-8")),  # noqa: S704
-            script=Markup(script),  # noqa: S704
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            header=summary.header(run),
-            facts=summary.facts(run),
-            times=summary.times(run),
-            panels=_panels(run, tables),
-            completions={label: tokenview.completions(table) for label, table in tables.items()},
-            edges=tokenview.ENTROPY_EDGES,
-            evaluations=_table(run.evaluations),
-            metrics=_table(run.metrics),
-            recipe=json.dumps(run.recipe.get("recipe", {}), indent=2, ensure_ascii=False),
-            notes=notes,
-        )
+    Args:
+        run: what `read_run` found.
+        extra: further figures, shown after the run's own.
+    """
+    notes = [*run.notes, *gaps(run)]
+    shown = _first_and_last(run.rollout_files, notes)
+    return render_page(
+        "report.html.j2",
+        panels=[*_panels(run, shown), *extra],
+        answers=shown.answers,
+        header=summary.header(run),
+        facts=summary.facts(run),
+        times=summary.times(run),
+        warnings=warnings_of(run.metrics),
+        evaluations=table_of(run.evaluations),
+        metrics=table_of(run.metrics),
+        recipe=json.dumps(run.recipe.get("recipe", {}), indent=2, ensure_ascii=False),
+        notes=notes,
     )
 
 
-def _panels(run: RunData, tables: dict[str, Table]) -> list[Panel]:
+def _first_and_last(files: Sequence[Path], notes: list[str]) -> _Shown:
+    """Return answers and entropies of the first and the last readable rollout file; say which cannot be read."""
+    shown, taken = _Shown(), set()
+    for candidates in (files, files[::-1]):
+        for path in candidates:
+            if path in taken:
+                break
+            try:
+                table = _table(path)
+                found = answers(table, source=f"step {int(path.stem.removeprefix('step-'))}", count=ANSWERS_SHOWN // 2)
+            except InputError as error:
+                note = f"A rollout file was left out: {error.args[0].replace(str(path), path.name)}."
+                notes += [note] if note not in notes else []
+                continue
+            shown.answers.extend(found)
+            if found and recorded(table, "entropy"):
+                shown.entropies[found[0].source] = column_tokens(table, "entropy")
+            taken.add(path)
+            break
+    return shown
+
+
+def _table(path: Path) -> Table:
+    """Return the columns of a rollout file that the page uses."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = set(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        names = set(COLUMNS)  # reading it says what is wrong
+    table = read_rollouts(path, [name for name in COLUMNS if name in names])
+    check_columns(table)
+    return table
+
+
+def _panels(run: RunData, shown: _Shown) -> list[Panel]:
     """Return every figure of the report: an entry here, a function in `figures`."""
     evaluated, trained = partial(series, run.evaluations), partial(series, run.metrics)
-    quantiles = {label: f"entropy/{label}" for label in ("p50", "p80", "p95")}
-    entropies = {label: column_tokens(table, "entropy") for label, table in tables.items()}
+    bound = any("entropy_lower_bound/mean" in record for record in run.metrics)
+    prefix = "entropy_lower_bound" if bound else "entropy"
+    quantiles = {label: f"{prefix}/{label}" for label in ("p50", "p80", "p95")}
     return [
         _panel(
             "Accuracy",
@@ -117,8 +144,10 @@ def _panels(run: RunData, tables: dict[str, Table]) -> list[Panel]:
             "How uncertain the model is about its next token: mean, median, 80th and 95th percentile. "
             "A mean near zero says it no longer explores.",
             trained,
-            ["entropy/mean", *quantiles.values()],
-            lambda step, mean, *rest: figures.entropy(step, mean, dict(zip(quantiles, rest, strict=True))),
+            [f"{prefix}/mean", *quantiles.values()],
+            lambda step, mean, *rest: figures.entropy(
+                step, mean, dict(zip(quantiles, rest, strict=True)), lower_bound=bound
+            ),
         ),
         _panel(
             "Credited tokens",
@@ -154,7 +183,9 @@ def _panels(run: RunData, tables: dict[str, Table]) -> list[Panel]:
             title="Where the entropy lies",
             caption="Tokens by the entropy they were sampled with, first and last recorded step. "
             "Counts are logarithmic: most tokens are certain, few are forks.",
-            svg=_markup(figures.entropy_histogram(entropies)) if any(v.size for v in entropies.values()) else "",
+            svg=figures.entropy_histogram(shown.entropies, lower_bound=any(a.lower_bound for a in shown.answers))
+            if any(values.size for values in shown.entropies.values())
+            else "",
         ),
     ]
 
@@ -170,79 +201,4 @@ def _panel(
     columns = [values(name) for name in names]
     if not np.isfinite(columns[0]).any():
         return Panel(title=title, caption=caption)
-    return Panel(title=title, caption=caption, svg=_markup(draw(values("step"), *columns)))
-
-
-def _first_and_last(files: Sequence[Path], notes: list[str]) -> dict[str, Table]:
-    """Return the first and the last readable rollout file under the name of their step."""
-    tables: dict[str, Table] = {}
-    for candidates in (files, files[::-1]):
-        for path in candidates:
-            label = f"step {int(path.stem.removeprefix('step-'))}"
-            if label in tables:
-                break
-            try:
-                table = read_rollouts(path, tokenview.COLUMNS)
-                tokenview.require_columns(table)
-            except InputError as error:
-                note = f"A rollout file was left out: {error.args[0].replace(str(path), path.name)}."
-                notes += [note] if note not in notes else []
-                continue
-            tables[label] = table
-            break
-    return tables
-
-
-def _table(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return records as a table of at most `_ROWS_SHOWN` evenly spaced rows, the last always among them."""
-    columns = ["step", *sorted({key for record in records for key in record} - {"step", "time"})]
-    count = min(len(records), _ROWS_SHOWN)
-    picked = [records[round(i * (len(records) - 1) / max(count - 1, 1))] for i in range(count)]
-    rows = [[_cell(record.get(column)) for column in columns] for record in picked]
-    return {"columns": columns, "rows": rows, "total": len(records)}
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{number(value):.5g}"
-    return "" if value is None else str(value)
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def finalize(value: object) -> object:
-        return tokenview.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _markup(svg: str) -> str:
-    from markupsafe import Markup
-
-    return Markup(svg)  # noqa: S704 (drawn by `figures`, which escapes its labels)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half of one."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=".report-", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise InputError(f"the report cannot be written to {path}: {error.strerror or error}") from error
+    return Panel(title=title, caption=caption, svg=draw(values("step"), *columns))

@@ -74,6 +74,11 @@ def read_run(run_dir: Path) -> RunData:
     records = _read_lines(path / "metrics.jsonl", notes)
     evaluations = [r for r in records if any(key.startswith("eval/") for key in r)]
     metrics = [r for r in records if any(key.split("/")[0] not in _EVALUATION_KEYS for key in r)]
+    if any(key.startswith("entropy_lower_bound/") for record in metrics for key in record):
+        notes.append(
+            "Entropies here are lower bounds: the answers were decoded by vLLM without decode.rescore, so curves, "
+            "histogram and token colours show less entropy than there was."
+        )
     return RunData(
         path=path,
         recipe=_read_recipe(path / "recipe.json", notes),
@@ -151,7 +156,9 @@ def table_rows(table: Table, indices: Iterable[int]) -> list[dict[str, Any]]:
     chosen = table.take(pa.array(list(indices), type=pa.int64()))
     # A string column may hold any bytes: arrow does not check them when it reads a file.
     fields = [pa.field(f.name, _as_bytes(f.type)) for f in chosen.schema]
-    return [_decoded(row) for row in chosen.cast(pa.schema(fields)).to_pylist()]
+    numbers = {field.name for field in fields if _is_number(_innermost(field.type))}
+    rows = chosen.cast(pa.schema(fields)).to_pylist()
+    return [{name: value if name in numbers else _decoded(value) for name, value in row.items()} for row in rows]
 
 
 def number(value: object) -> float:
@@ -247,6 +254,10 @@ def _is_number(kind: DataType) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _innermost(kind: DataType) -> DataType:
+    return _innermost(kind.value_type) if is_list(kind) else kind
 
 
 def _as_bytes(kind: DataType) -> DataType:

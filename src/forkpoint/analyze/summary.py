@@ -80,6 +80,7 @@ def facts(run: RunData) -> list[Fact]:
         ("Reward", "reward/mean", ".3f"),
         ("Answer length", "length/mean", ".1f"),
         ("Entropy, nats", "entropy/mean", ".3f"),
+        ("Entropy, at least, nats", "entropy_lower_bound/mean", ".3f"),
     ):
         values = series(run.metrics, name)
         values = values[np.isfinite(values)]
@@ -108,7 +109,7 @@ def facts(run: RunData) -> list[Fact]:
             np.nansum(series(run.metrics, "tokens/learned")),
             np.nansum(series(run.metrics, "time/step")),
         )
-        detail = f"up to step {run.metrics[-1]['step']}; {learned:,.0f} tokens learned on; {_seconds(spent)}"
+        detail = f"up to step {run.metrics[-1]['step']}; {learned:,.0f} tokens learned on; {seconds(spent)}"
         found.append(Fact(label="Training steps", before=f"{len(run.metrics):,}", detail=detail))
     return found
 
@@ -176,10 +177,15 @@ def times(run: RunData) -> list[tuple[str, float, str]]:
     if other > 0:
         parts["other"] = other
     total = sum(parts.values())
-    return [(name, spent / total, _seconds(spent)) for name, spent in parts.items()] if total > 0 else []
+    return [(name, spent / total, seconds(spent)) for name, spent in parts.items()] if total > 0 else []
 
 
-def _seconds(spent: float) -> str:
+def seconds(spent: float) -> str:
+    """Return a duration in words.
+
+    >>> seconds(3.14), seconds(90), seconds(600)
+    ('3.1 s', '90 s', '10.0 min')
+    """
     if spent < 120:
         return f"{spent:.1f} s" if spent < 10 else f"{spent:.0f} s"
     return f"{spent / 60:.1f} min" if spent < 7200 else f"{spent / 3600:.1f} h"

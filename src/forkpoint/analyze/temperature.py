@@ -1,0 +1,158 @@
+"""Two decoding temperatures, one for forking tokens and one for the others, and what they do to accuracy.
+
+Source: arXiv 2506.01939, figure 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forkpoint.analyze import drawing
+from forkpoint.analyze.svg import MUTED
+from forkpoint.errors import InputError
+from forkpoint.evaluate.stats import Estimate, accuracy, paired_difference
+
+TEMPERATURES = (0.0, 0.05, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0)
+"""The paper's."""
+PAPER_CUT = 0.672
+"""Nats: the 80th percentile of the paper's corpus."""
+
+
+def two_temperature(logits_RV: Tensor, entropy_R: Tensor, threshold: float, t_fork: float, t_other: float) -> Tensor:
+    """Return logits to draw from: divided by one temperature at forks, by another elsewhere.
+
+        z'_r = z_r / T_r,  T_r = t_fork where H_r > threshold (strictly), else t_other
+
+    The entropy is that of softmax(z), at temperature 1: the paper's cut was measured there. A temperature of 0
+    leaves only the most likely token (the first of equals): its logit becomes 0, all others -inf.
+
+    Args:
+        logits_RV: (rows, V), raw logits of the model.
+        entropy_R: (rows,) nats, of softmax(logits); a NaN is not above any threshold.
+        threshold: nats.
+        t_fork: >= 0.
+        t_other: >= 0.
+
+    Returns:
+        (rows, V) in the dtype of the logits.
+
+    Raises:
+        InputError: a temperature below 0 or not a number.
+
+    Source: arXiv 2506.01939 section 3 and figure 3.
+
+    >>> z = torch.tensor([[0.0, 2.0], [0.0, 2.0]])
+    >>> two_temperature(z, torch.tensor([0.9, 0.1]), 0.5, t_fork=2.0, t_other=0.0)
+    tensor([[0., 1.],
+            [-inf, 0.]])
+    """
+    for name, value in (("t_fork", t_fork), ("t_other", t_other)):
+        if not value >= 0:
+            raise InputError(f"{name} is {value} and must be a temperature >= 0")
+    fork_R = entropy_R > threshold
+    temperature_R = torch.where(
+        fork_R,
+        torch.as_tensor(t_fork, dtype=logits_RV.dtype, device=logits_RV.device),
+        torch.as_tensor(t_other, dtype=logits_RV.dtype, device=logits_RV.device),
+    )
+    greedy_R = temperature_R == 0
+    scaled_RV = logits_RV / torch.where(greedy_R, torch.ones_like(temperature_R), temperature_R)[:, None]
+    best_RV = torch.full_like(logits_RV, -torch.inf).scatter(1, logits_RV.argmax(1, keepdim=True), 0.0)
+    return torch.where(greedy_R[:, None], best_RV, scaled_RV)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperaturePoint:
+    """Accuracy at one temperature."""
+
+    temperature: float
+    accuracy: Estimate
+    difference: Estimate | None
+    """Against the reference temperatures, paired by problem; None for the reference itself or without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureCurves:
+    """Accuracy while one temperature varies and the other stays at the reference."""
+
+    reference: float
+    fork: tuple[TemperaturePoint, ...]
+    """The temperature of forking tokens varies; ascending."""
+    other: tuple[TemperaturePoint, ...]
+    """The temperature of all other tokens varies; ascending."""
+
+
+Judged = tuple[Sequence[Hashable], Sequence[float]]
+"""Problem and value (1 right, 0 wrong, NaN not judged) of every answer."""
+
+
+def temperature_curves(
+    results: Mapping[tuple[float, float], Judged], *, reference: float = 1.0, level: float = 0.95
+) -> TemperatureCurves:
+    """Return accuracy against the temperature of forking and of other tokens, each with the other held still.
+
+    Args:
+        results: (t_fork, t_other) to the judged answers decoded with them.
+        reference: the temperature that stays.
+        level: coverage of the intervals.
+
+    Returns:
+        Two curves; results in which neither temperature is the reference are on neither.
+
+    Raises:
+        InputError: no result on either curve.
+
+    Source: arXiv 2506.01939 figure 3; intervals clustered by problem (arXiv 2411.00640).
+    """
+    curves: list[tuple[TemperaturePoint, ...]] = []
+    base = results.get((reference, reference))
+    for side in (0, 1):
+        found = []
+        for pair in sorted(results):
+            if pair[1 - side] != reference:
+                continue
+            problems, values = results[pair]
+            compared = base is not None and pair != (reference, reference)
+            found.append(
+                TemperaturePoint(
+                    temperature=pair[side],
+                    accuracy=accuracy(problems, values, level=level),
+                    difference=paired_difference(problems, values, *base, level=level) if compared and base else None,
+                )
+            )
+        curves.append(tuple(found))
+    if not any(curves):
+        raise InputError(f"no result was decoded with one temperature at {reference}: decode one or set `reference`")
+    return TemperatureCurves(reference=reference, fork=curves[0], other=curves[1])
+
+
+def plot_temperature_curves(found: TemperatureCurves, *, name: str = "temperatures") -> str:
+    """Draw both curves over a symmetric-log axis of temperature, as the paper does."""
+    figure, (axes,) = drawing.panels()
+    words = []
+    for series, (label, curve) in enumerate((("other tokens", found.other), ("forking tokens", found.fork))):
+        estimates = [point.accuracy for point in curve]
+        drawing.line(
+            axes,
+            [point.temperature for point in curve],
+            [e.value for e in estimates],
+            series,
+            f"temperature of {label} varies",
+            low=[e.low for e in estimates],
+            high=[e.high for e in estimates],
+        )
+        words += [f"{label} at {p.temperature:g}: {p.accuracy.value:.1%}" for p in curve]
+    axes.set_xscale("symlog", linthresh=0.2)
+    ticks = sorted({point.temperature for point in (*found.fork, *found.other)})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.axvline(found.reference, color=MUTED, linestyle=":", linewidth=1.1)
+    axes.set_ylim(bottom=0.0)
+    drawing.percent(axes)
+    drawing.finish(axes, f"decoding temperature (the other stays at {found.reference:g})", "accuracy")
+    drawing.legend(figure, axes)
+    return drawing.to_svg(figure, name, f"Accuracy against decoding temperature. {'; '.join(words)}.")
