@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from forkpoint.products import STEP, matmul_t
+from forkpoint.products import matmul_t, rounded
 
 DENSE = 0.75
 """Above this share of rows with gradient, gathering them costs more than it saves."""
@@ -76,13 +76,13 @@ def _outer(g_RN: Tensor, x_RK: Tensor) -> Tensor:
 def _rows_with_gradient(g_MN: Tensor) -> Tensor | None:
     """Return the rows that are not all zero, or None where nearly all are.
 
-    A few zero rows round the number up to a multiple of `STEP`: they add nothing but spare oneDNN a new kernel.
+    A few zero rows round the number up to a usual one: they add nothing but spare oneDNN a new kernel.
     """
     zero_M = (g_MN.amax(1) == 0) & (g_MN.amin(1) == 0)
     rows = (~zero_M).nonzero().squeeze(1)
     if rows.numel() > DENSE * g_MN.shape[0]:
         return None
-    return torch.cat([rows, zero_M.nonzero().squeeze(1)[: -rows.numel() % STEP]])
+    return torch.cat([rows, zero_M.nonzero().squeeze(1)[: rounded(rows.numel()) - rows.numel()]])
 
 
 def row_linears(model: Any) -> Any:

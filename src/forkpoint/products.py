@@ -13,14 +13,26 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 Library = Literal["torch", "onednn"]
 
-SMALL = 32
-"""Below this many rows a product is bound by reading the matrix, and building a oneDNN kernel does not pay."""
+SMALL = 1 << 24
+"""M N K below which a product stays with torch: oneDNN builds a kernel for every new shape, in about 0.2 ms, and
+keeps some hundred kilobytes of it."""
 STEP = 64
-"""oneDNN builds a kernel for every new shape, so callers round their row counts up to a multiple of this."""
+FEW, LONG_STEP = 512, 256
+
+
+def rounded(rows: int) -> int:
+    """Return a usual number of rows, at least as many: oneDNN builds a kernel, and keeps it, for every new one.
+
+    Multiples of 64 up to 512, of 256 beyond.
+
+    >>> rounded(0), rounded(65), rounded(512), rounded(513)
+    (0, 128, 512, 768)
+    """
+    step = STEP if rows <= FEW else LONG_STEP
+    return -(-rows // step) * step
 
 
 @functools.cache
@@ -50,7 +62,7 @@ def matmul_t(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     >>> matmul_t(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]))
     tensor([[3.]])
     """
-    if library() == "onednn" and a_MK.shape[0] >= SMALL and _plain(a_MK) and _plain(b_NK) and b_NK.numel():
+    if library() == "onednn" and a_MK.numel() * b_NK.shape[0] >= SMALL and _plain(a_MK) and _plain(b_NK):
         return torch.ops.mkldnn._linear_pointwise(a_MK, _dense(b_NK), None, "none", [], "")
     return torch.mm(a_MK, b_NK.t())
 
@@ -63,8 +75,3 @@ def _dense(x: Tensor) -> Tensor:
 
 def _plain(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and type(x) in (Tensor, torch.nn.Parameter)
-
-
-@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-def _flops(a_shape: list[int], b_shape: list[int], *_: object, **__: object) -> int:
-    return 2 * a_shape[0] * a_shape[1] * b_shape[0]

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from forkpoint.model import hidden_states
+from forkpoint.products import rounded
 from forkpoint.rollouts import Prompt, Rollouts
 from forkpoint.train import packed as module
 from forkpoint.train import policy
-from forkpoint.train.packed import STEP, can_pack, pack, packed_states
+from forkpoint.train.packed import can_pack, pack, packed_states
 from forkpoint.train.policy import forward_rows
 from tiny import WORDS, qwen3
 
@@ -75,7 +76,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_states_and_gradients_are_those_of_rows_of_their_own(name, block_tokens, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_TOKENS", block_tokens)
-    monkeypatch.setattr(module, "STEP", 1 if block_tokens else STEP)
+    monkeypatch.setattr(module, "rounded", (lambda rows: rows) if block_tokens else rounded)
     model, given = MODELS[name]().double(), tensors()
     assert can_pack(model)
     packing = pack(**given)
@@ -99,7 +100,7 @@ def test_every_prompt_is_read_once_and_nothing_is_padded_beyond_the_step():
     given = tensors()
     packing = pack(**given)
     real = sum(len(prompt) for prompt in PROMPTS) + sum(length - 1 for _, length in ANSWERS)
-    assert packing.ids_M.numel() == STEP
+    assert packing.ids_M.numel() == rounded(real + 1) == 64
     assert int((packing.ids_M != 0).sum()) == real
     long = pack(**{**given, "length_B": given["length_B"].clamp(max=1)})
     assert int((long.ids_M != 0).sum()) == sum(len(prompt) for prompt in PROMPTS)

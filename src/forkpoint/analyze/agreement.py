@@ -273,7 +273,7 @@ def _correlation_each(x_N: Floats, y_N: Floats, response_N: Ints, responses: int
 def plot_agreement(found: AgreementTable, *, name: str = "agreement") -> str:
     """Draw the matrix of all scores: rank correlation above the diagonal, Jaccard index below it."""
     size = len(found.names)
-    figure, (axes,) = drawing.panels(size=(1.5 + 0.95 * size, 1.1 + 0.72 * size))
+    figure, (axes,) = drawing.panels(size=(max(5.7, 1.5 + 0.95 * size), max(3.2, 1.1 + 0.72 * size)))
     shade = np.full((size, size), np.nan)
     words = []
     for pair in found.pairs:

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forkpoint.model import hidden_states, plain
+from forkpoint.products import rounded
 from forkpoint.train.batches import length_buckets
 
 NAME = "forkpoint_packed"
-STEP = 64
-"""The row is padded to a multiple of this, so that matrix products meet few different shapes."""
 LONGEST = 1024
 """Longest prompt with answer, in tokens: attention here holds a mask of its square, so longer rows go padded."""
 BLOCK_TOKENS = 256
@@ -74,7 +73,7 @@ def pack(prompt_BS: Tensor, prompt_length_B: Tensor, prompt_B: Tensor, ids_BT: T
     real_PS = column_S < prompt_length_P[:, None]
     real_BT = column_T < (length_B - 1)[:, None]
     prompts, answers = int(real_PS.sum()), int(real_BT.sum())
-    size = -(-(prompts + answers + 1) // STEP) * STEP
+    size = rounded(prompts + answers + 1)
     ids_M = torch.zeros(size, dtype=torch.int64, device=device)
     position_M = torch.zeros_like(ids_M)
     ids_M[:prompts] = prompt_BS[first_P][real_PS]
