@@ -196,6 +196,7 @@ def test_triton_on_a_cpu_is_refused(monkeypatch):
 def test_without_triton_it_is_asked_for_and_auto_does_without(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "forkpoint.entropy.tiles_triton", raising=False)
+    monkeypatch.delattr("forkpoint.entropy.tiles_triton", raising=False)
     cuda = torch.device("cuda")
     with pytest.raises(InputError, match="needs the package triton"):
         tiles.epilogues("triton", cuda, torch.float32)
