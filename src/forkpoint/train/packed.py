@@ -8,8 +8,6 @@ row an answer, up to rounding.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from forkpoint.decode.attention import attending
 from forkpoint.model import hidden_states, plain
 from forkpoint.products import rounded
 from forkpoint.train.batches import length_buckets
@@ -100,7 +99,10 @@ def pack(prompt_BS: Tensor, prompt_length_B: Tensor, prompt_B: Tensor, ids_BT: T
 
 def packed_states(model: Any, packing: Packing) -> Tensor:
     """Return the last hidden state of every packed token, (M, H)."""
-    with _attention(model):
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attend)
+    with attending(model, NAME):
         return hidden_states(
             model,
             input_ids=packing.ids_M[None],
@@ -216,18 +218,3 @@ def _windowed(block: Block, packing: Packing, window: int | None) -> Tensor:
         return block.mask_RWL
     distance_RWL = packing.position_M[block.query_RW][:, :, None] - packing.position_M[block.key_RL][:, None]
     return block.mask_RWL.masked_fill(distance_RWL >= window, -torch.inf)
-
-
-@contextlib.contextmanager
-def _attention(model: Any) -> Iterator[None]:
-    """Let the model's layers call `_attend` for a while."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, _attend)
-    config = plain(model).config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
