@@ -16,11 +16,6 @@ from forkpoint.analyze.svg import MUTED
 from forkpoint.errors import InputError
 from forkpoint.evaluate.stats import Estimate, accuracy, paired_difference
 
-TEMPERATURES = (0.0, 0.05, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0)
-"""The paper's."""
-PAPER_CUT = 0.672
-"""Nats: the 80th percentile of the paper's corpus."""
-
 
 def two_temperature(logits_RV: Tensor, entropy_R: Tensor, threshold: float, t_fork: float, t_other: float) -> Tensor:
     """Return logits to draw from: divided by one temperature at forks, by another elsewhere.

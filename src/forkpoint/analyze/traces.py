@@ -20,7 +20,6 @@ TraceEntropyKind = Literal["exact", "rescored", "lower-bound", "none"]
 """`exact`: full vocabulary, from the logits that sampled; `rescored`: full vocabulary, from one more pass of a model;
 `lower-bound`: from the most likely tokens alone; `none`: not known, every value is NaN."""
 ENTROPY_KINDS: tuple[TraceEntropyKind, ...] = ("exact", "rescored", "lower-bound", "none")
-FULL_VOCABULARY = ("exact", "rescored")
 THINKING, ANSWERING = 1, 2
 """Values of `phase_N`; 0 is not known."""
 _ROUNDING = 1e-3  # probabilities written with three digits
