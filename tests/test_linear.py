@@ -29,6 +29,22 @@ def test_products_are_those_of_torch(shape, library):
     torch.testing.assert_close(products.matmul_t(b.t().contiguous().t(), a), b @ a.t(), rtol=1e-5, atol=1e-5)
 
 
+def test_products_that_come_again_go_to_onednn_earlier(monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(products, "library", lambda: "onednn")
+    seen = []
+    monkeypatch.setattr(products, "_dense", lambda x: seen.append(x.shape[0]) or x)
+    a, b = torch.randn(128, 64), torch.randn(128, 64)
+    assert products.SMALL_REPEATED == 128 * 64 * 128 < products.SMALL
+    products.matmul_t(a, b)
+    assert not seen
+    products.matmul_t(a[:127], b, small=products.SMALL_REPEATED)
+    assert not seen
+    products.matmul_t(a, b, small=products.SMALL_REPEATED)
+    assert seen == [128]
+
+
 def test_the_second_factor_has_no_gaps_when_onednn_reads_it():
     wide = torch.arange(24.0).reshape(4, 6)
     for x in (wide, wide.t()):

@@ -114,6 +114,7 @@ def sft(
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Padded tokens in one pass.")] = 16384,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Longest example, in tokens.")] = None,
     every: Annotated[int, typer.Option("--every", help="Updates between checkpoints.")] = 100,
+    head: Annotated[str, typer.Option("--head", help="fused, or plain: logits as the model computes them.")] = "fused",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of the order of the examples.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
@@ -129,6 +130,7 @@ def sft(
     settings = ColdStart(
         data=str(data), model=model, steps=steps, rows=rows, lr=lr, warmup=warmup, weight_decay=weight_decay,
         max_tokens=max_tokens, max_length=max_length, every=every, device=device, seed=seed,
+        head=head,  # type: ignore[arg-type]
     )  # fmt: skip
     typer.echo(str(cold_start(settings, run_dir=run_dir, resume=resume, fresh=fresh)))
 

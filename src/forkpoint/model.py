@@ -16,6 +16,9 @@ from forkpoint.errors import InputError
 HeadKind = Literal["fused", "plain"]
 """`fused`: the entropy head, which never holds all logits; `plain`: the model's own logits, held whole."""
 
+PLAIN = "set model.head = 'plain' (`forkpoint sft`: --head plain)"
+"""What to do where the fused head cannot."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -145,7 +148,7 @@ def head_of(model: Any) -> Head:
     if not isinstance(layer, nn.Linear):
         raise InputError(
             f"the lm-head of {type(causal).__name__} is a {type(layer).__name__} and not a plain linear layer: "
-            "set model.head = 'plain' to compute its logits as the model does"
+            f"{PLAIN} to compute its logits as the model does"
         )
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     cap = getattr(config, "final_logit_softcapping", None)
@@ -208,7 +211,7 @@ def check_head(model: Any) -> None:
     if own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise InputError(
             f"{type(causal).__name__} computes its logits in a way forkpoint does not know, more than a linear layer "
-            "with soft-cap or scaling: set model.head = 'plain' to compute them as the model does"
+            f"with soft-cap or scaling: {PLAIN} to compute them as the model does"
         )
 
 

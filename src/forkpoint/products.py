@@ -19,6 +19,8 @@ Library = Literal["torch", "onednn"]
 SMALL = 1 << 24
 """M N K below which a product stays with torch: oneDNN builds a kernel for every new shape, in about 0.2 ms, and
 keeps some hundred kilobytes of it."""
+SMALL_REPEATED = 1 << 20
+"""The same for products of few shapes that come again and again: from here on oneDNN's kernel is the faster one."""
 STEP = 64
 FEW, LONG_STEP = 512, 256
 
@@ -47,7 +49,7 @@ def library() -> Library:
     return "onednn" if amd and wide and torch.backends.mkldnn.is_available() else "torch"
 
 
-def matmul_t(a_MK: Tensor, b_NK: Tensor) -> Tensor:
+def matmul_t(a_MK: Tensor, b_NK: Tensor, *, small: int | None = None) -> Tensor:
     """Return a @ b.T, float32 products on a CPU through the faster library.
 
     Not differentiable: for use inside autograd functions.
@@ -55,6 +57,7 @@ def matmul_t(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     Args:
         a_MK: (M, K), any strides.
         b_NK: (N, K), any strides; `b.T` of a contiguous matrix costs no copy.
+        small: M N K below which the product stays with torch; None is `SMALL`.
 
     Returns:
         (M, N) of the same dtype.
@@ -62,7 +65,8 @@ def matmul_t(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     >>> matmul_t(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]))
     tensor([[3.]])
     """
-    if library() == "onednn" and a_MK.numel() * b_NK.shape[0] >= SMALL and _plain(a_MK) and _plain(b_NK):
+    large = a_MK.numel() * b_NK.shape[0] >= (SMALL if small is None else small)
+    if large and library() == "onednn" and _plain(a_MK) and _plain(b_NK):
         return torch.ops.mkldnn._linear_pointwise(a_MK, _dense(b_NK), None, "none", [], "")
     return torch.mm(a_MK, b_NK.t())
 

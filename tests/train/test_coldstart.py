@@ -115,3 +115,18 @@ def test_bad_data_is_told_before_anything_is_written(model, tmp_path):
     with pytest.raises(InputError, match="line 2"):
         cold_start(settings(model, str(tmp_path / "bad.jsonl")), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_that_is_not_understood_is_refused_with_a_remedy_that_works(model, data, tmp_path, monkeypatch):
+    fused = json.loads(
+        (cold_start(settings(model, data), run_dir=tmp_path / "fused").parents[1] / "metrics.jsonl").open().readline()
+    )
+    monkeypatch.setattr("forkpoint.model.head_logits", lambda model, hidden: hidden @ torch.ones(16, 8))
+    with pytest.raises(InputError, match="--head plain"):
+        cold_start(settings(model, data), run_dir=tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    last = cold_start(settings(model, data, head="plain"), run_dir=tmp_path / "plain")
+    first = json.loads((last.parents[1] / "metrics.jsonl").open().readline())
+    assert first["loss"] == pytest.approx(fused["loss"], rel=1e-5)
+    with pytest.raises(InputError, match="head 'fast' is none of fused, plain"):
+        settings(model, data, head="fast")

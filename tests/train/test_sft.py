@@ -69,14 +69,15 @@ def write(tmp_path, *lines):
     return path
 
 
-def test_loss_is_the_cross_entropy_of_the_tokens_that_count():
+@pytest.mark.parametrize("head", ["fused", "plain"])
+def test_loss_is_the_cross_entropy_of_the_tokens_that_count(head):
     model = make_model()
     rows = [stream(0), stream(3), stream(4)]
     expected = 0.0
     for row in rows:
         logp = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1).detach()
         expected -= sum(float(logp[t - 1, row.ids[t]]) for t in range(row.start, len(row.ids)))
-    got = float(negative_log_likelihood(model, collate(rows)).detach())
+    got = float(negative_log_likelihood(model, collate(rows), head=head).detach())
     assert got == pytest.approx(expected, rel=1e-12)
 
 

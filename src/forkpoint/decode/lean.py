@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from forkpoint.decode.attention import over_blocks
 from forkpoint.linear import RowLinear
 from forkpoint.model import plain
-from forkpoint.products import matmul_t
+from forkpoint.products import SMALL_REPEATED, matmul_t
 
 FAMILIES = ("llama", "qwen3")
 """Families whose layers are written down here."""
@@ -48,7 +49,10 @@ class Lean:
     layers: tuple[Layer, ...]
     last: Any
     """The norm after the layers."""
-    eps: float
+    floor: Tensor
+    """(n eps)^(1/2) of the hidden states."""
+    head_floor: Tensor
+    """The same of a head."""
     heads: int
     groups: int
     width: int
@@ -75,23 +79,25 @@ def lean(model: Any) -> Lean | None:
         rotary=base.rotary_emb,
         layers=tuple(_layer(layer, heads, groups, width) for layer in base.layers),
         last=base.norm,
-        eps=config.rms_norm_eps,
+        floor=torch.tensor((config.hidden_size * config.rms_norm_eps) ** 0.5),
+        head_floor=torch.tensor((width * config.rms_norm_eps) ** 0.5),
         heads=heads,
         groups=groups,
         width=width,
-        product=matmul_t if kinds == {RowLinear} else nn.functional.linear,
+        product=partial(matmul_t, small=SMALL_REPEATED) if kinds == {RowLinear} else nn.functional.linear,
     )
 
 
 def _layer(layer: Any, heads: int, groups: int, width: int) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    before, between = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+    norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
+    before, between = (weight * weight.numel() ** 0.5 for weight in norms)
     q = attention.q_proj.weight
     norm = None
     if hasattr(attention, "q_norm"):
         # Scaling the normed queries here spares scaling the scores.
-        norms = (attention.q_norm.weight * attention.scaling, attention.k_norm.weight)
-        norm = torch.cat([norms[0].expand(heads, width), norms[1].expand(groups, width)])
+        of_q, of_k = attention.q_norm.weight * attention.scaling, attention.k_norm.weight
+        norm = torch.cat([of_q.expand(heads, width), of_k.expand(groups, width)]) * width**0.5
     else:
         q = q * attention.scaling
     return Layer(
@@ -118,19 +124,20 @@ def step(body: Lean, ids_R: Tensor, position_R: Tensor, bias: Tensor, layers: An
     half, both = body.width // 2, body.heads + body.groups
     turn = torch.cat([-sin[..., :half], sin[..., half:]], -1)
     for layer, cache in zip(body.layers, layers, strict=True):
-        y = body.product(_normed(h_RH, body.eps), layer.qkv).view(len(h_RH), both + body.groups, body.width)
+        y = body.product(_normed(h_RH, body.floor), layer.qkv).view(len(h_RH), both + body.groups, body.width)
         x = y[:, :both]
         if layer.norm is not None:
-            x = _normed(x, body.eps).mul_(layer.norm)
+            x = _normed(x, body.head_floor).mul_(layer.norm)
         x = torch.addcmul(x * cos, torch.cat([x[..., half:], x[..., :half]], -1), turn)
         cache.write(x[:, body.heads :], y[:, both:])
         seen = over_blocks(cache, x[:, : body.heads], bias)
         h_RH = body.product(seen.reshape(len(h_RH), -1), layer.out).add_(h_RH)
-        gate, up = body.product(_normed(h_RH, body.eps), layer.gate_up).chunk(2, -1)
+        gate, up = body.product(_normed(h_RH, body.floor), layer.gate_up).chunk(2, -1)
         h_RH = body.product(nn.functional.silu(gate).mul_(up), layer.down).add_(h_RH)
     hidden: Tensor = body.last(h_RH)
     return hidden
 
 
-def _normed(x: Tensor, eps: float) -> Tensor:
-    return x * x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+def _normed(x: Tensor, floor: Tensor) -> Tensor:
+    """Return x / (||x||^2 + n eps)^(1/2), the norm without its factor n^(1/2), which the weights after it carry."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)

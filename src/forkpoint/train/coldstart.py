@@ -8,17 +8,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from forkpoint.errors import InputError, TrainingError
-from forkpoint.model import load_model, pick_device, use_threads
+from forkpoint.model import HeadKind, load_model, pick_device, use_threads
 from forkpoint.tasks.prompts import load_tokenizer
 from forkpoint.train.checkpoint import load_checkpoint, restore_model, restore_optimizer, save_checkpoint
 from forkpoint.train.console import make_console
 from forkpoint.train.examples import bucketed, read_examples, shuffled
 from forkpoint.train.runlog import append_metrics, open_run, write_recipe_json
-from forkpoint.train.sft import SftState, adamw, sft
+from forkpoint.train.sft import SftState, adamw, negative_log_likelihood, sft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class ColdStart:
     """Updates between checkpoints; the last one always writes one."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    head: HeadKind = "fused"
+    """`plain` for models whose logits are more than a linear layer with soft-cap or scaling."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     threads: int = 0
@@ -58,6 +61,8 @@ class ColdStart:
         for name in ("steps", "rows", "max_tokens", "every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)} and must be at least 1")
+        if self.head not in get_args(HeadKind):
+            raise InputError(f"head {self.head!r} is none of {', '.join(get_args(HeadKind))}")
         if not self.lr > 0:
             raise InputError(f"lr is {self.lr} and must be greater than 0")
 
@@ -79,7 +84,7 @@ def cold_start(settings: ColdStart, *, run_dir: Path, resume: bool = False, fres
     tokenizer = load_tokenizer(settings.model)
     examples = read_examples(settings.data, tokenizer, max_length=settings.max_length)
     batches = bucketed(shuffled(examples, settings.seed), rows=settings.rows, max_tokens=settings.max_tokens)
-    model = load_model(settings.model, device=device)
+    model = load_model(settings.model, device=device, head=settings.head)
     state = SftState(step=0, optimizer=adamw(model, weight_decay=settings.weight_decay))
     found = open_run(run_dir, "resume" if resume else "fresh" if fresh else "new")
     table = {"sft": dataclasses.asdict(settings)}
@@ -106,7 +111,7 @@ def cold_start(settings: ColdStart, *, run_dir: Path, resume: bool = False, fres
     try:
         sft(
             model, batches, steps=settings.steps, lr=settings.lr, warmup=settings.warmup,
-            log=log, state=state, after_step=after_step,
+            log=log, state=state, after_step=after_step, loss=partial(negative_log_likelihood, head=settings.head),
         )  # fmt: skip
     finally:
         console.close()

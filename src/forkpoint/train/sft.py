@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from forkpoint.errors import NotFiniteRowError, TrainingError
-from forkpoint.model import head_values, hidden_states
+from forkpoint.model import HeadKind, head_values, read
 from forkpoint.train.examples import (
     Batches,
     Example,
@@ -156,16 +156,29 @@ def sft_step(
     }
 
 
-def negative_log_likelihood(model: nn.Module, batch: TextBatch) -> Tensor:
-    """Return the summed cross entropy, in nats, of the tokens that count in one micro-batch (entropy head)."""
+def negative_log_likelihood(model: nn.Module, batch: TextBatch, *, head: HeadKind = "fused") -> Tensor:
+    """Return the summed cross entropy, in nats, of the tokens that count in one micro-batch.
+
+    Args:
+        model: Hugging Face causal language model.
+        batch: one micro-batch.
+        head: `fused` is the entropy head; `plain` holds the model's own logits.
+
+    Raises:
+        NotFiniteRowError: a hidden state that counts is not finite (fused head; the plain one returns NaN).
+    """
     device = next(model.parameters()).device
     ids_BT, mask_BT = batch.ids_BT.to(device), batch.mask_BT.to(device)
     if not bool(mask_BT.any()):
         return torch.zeros((), device=device, requires_grad=True)
     # Padding is on the right, where causal attention never looks, so no attention mask is needed.
-    states_BTH = hidden_states(model, input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
+    states_BTX = read(model, head, input_ids=ids_BT[:, :-1], use_cache=False)
     counted_BT = mask_BT[:, 1:]
-    return -head_values(model, states_BTH[counted_BT], ids_BT[:, 1:][counted_BT]).logp_N.sum()
+    states_NX, target_N = states_BTX[counted_BT], ids_BT[:, 1:][counted_BT]
+    if head == "plain":
+        logits_NV = states_NX.to(torch.promote_types(states_NX.dtype, torch.float32))
+        return nn.functional.cross_entropy(logits_NV, target_N, reduction="sum")
+    return -head_values(model, states_NX, target_N).logp_N.sum()
 
 
 def schedule(step: int, *, steps: int, warmup: int) -> float:
