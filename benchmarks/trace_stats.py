@@ -38,7 +38,7 @@ def synthetic(tokens: int, seed: int = 0) -> Iterator:
     """Yield batches of invented responses: half the tokens nearly certain, the others with a long tail."""
     import numpy as np
 
-    from forkpoint.analyze.traces import Alternatives, TraceBatch
+    from forkpoint.analyze.traces.trace import Alternatives, TraceBatch
 
     rng = np.random.default_rng(seed)
     texts = tuple(f" w{i}" for i in range(VOCABULARY))
@@ -88,9 +88,9 @@ def one(way: str, path: Path) -> dict[str, float]:
 
     import pyarrow.parquet as pq
 
-    from forkpoint.analyze.sketch import Sketch, merged, quantiles, sketch
-    from forkpoint.analyze.trace_sources import open_traces
-    from forkpoint.analyze.trace_stats import STATS_COLUMNS, trace_stats
+    from forkpoint.analyze.traces.sketch import Sketch, merged, quantiles, sketch
+    from forkpoint.analyze.traces.sources import open_traces
+    from forkpoint.analyze.traces.stats import STATS_COLUMNS, trace_stats
 
     start = time.process_time()
     found: dict[str, float] = {}
@@ -123,7 +123,7 @@ def exact(path: Path) -> dict[str, float]:
     """Return the exact quantiles of the entropies of a trace, all in memory."""
     import numpy as np
 
-    from forkpoint.analyze.trace_sources import open_traces
+    from forkpoint.analyze.traces.sources import open_traces
 
     values = np.sort(np.concatenate([batch.entropy_N for batch in open_traces(path, columns=("entropy",))]))
     ranks = {share: max(0, int(np.ceil(share * len(values))) - 1) for share in SHARES}
@@ -156,9 +156,9 @@ def main() -> None:
         pa.set_io_thread_count(1)
         print(json.dumps(one(given.way, given.trace)))
         return
-    from forkpoint.analyze.sketch import RELATIVE_ERROR
-    from forkpoint.analyze.trace_parquet import write_traces
-    from forkpoint.analyze.traces import TraceInfo
+    from forkpoint.analyze.traces.parquet import write_traces
+    from forkpoint.analyze.traces.sketch import RELATIVE_ERROR
+    from forkpoint.analyze.traces.trace import TraceInfo
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.parquet"

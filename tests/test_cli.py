@@ -222,7 +222,7 @@ def trained(monkeypatch):
         return TrainResult(run_dir=run_dir, steps=3, before=None, after=metrics)
 
     monkeypatch.setattr("forkpoint.train.loop.train", loop)
-    monkeypatch.setattr("forkpoint.analyze.report.report", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr("forkpoint.analyze.views.report.report", lambda run_dir: run_dir / "report.html")
     return calls
 
 

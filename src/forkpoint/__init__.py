@@ -29,13 +29,13 @@ _PLACES = {
     "load_recipe": "forkpoint.train.recipe",
     "method_chain": "forkpoint.methods",
     "pass_at_k": "forkpoint.evaluate.passk",
-    "report": "forkpoint.analyze.report",
+    "report": "forkpoint.analyze.views.report",
     "token_logp_entropy": "forkpoint.entropy.token",
 }
 _ROOMS = ("analyze", "credit", "entropy", "evaluate", "loss", "methods", "rollouts", "scope", "tasks", "verify")
 
 if TYPE_CHECKING:
-    from forkpoint.analyze.report import report as report
+    from forkpoint.analyze.views.report import report as report
     from forkpoint.credit import Chain as Chain
     from forkpoint.credit import Link as Link
     from forkpoint.credit import chain as chain

@@ -86,7 +86,7 @@ def train(
         typer.echo(_json(account) if as_json else render(account), nl=as_json)
         return
     run_dir = _run_dir(runs / loaded.name, resume=resume, fresh=fresh)
-    from forkpoint.analyze.report import report as write_report
+    from forkpoint.analyze.views.report import report as write_report
     from forkpoint.train.loop import train as run_training
 
     result = run_training(loaded, run_dir=run_dir, resume=resume, fresh=fresh)
@@ -190,11 +190,11 @@ def report(
 ) -> None:
     """Write the report of a run, or a comparison of several, as one HTML file and print its path."""
     if len(run_dirs) > 1:
-        from forkpoint.analyze.compare_runs import write_comparison
+        from forkpoint.analyze.views.compare_runs import write_comparison
 
         typer.echo(str(write_comparison(run_dirs, out or Path("comparison.html"))))
         return
-    from forkpoint.analyze.report import report as write_report
+    from forkpoint.analyze.views.report import report as write_report
 
     typer.echo(str(write_report(run_dirs[0], out=out)))
 
@@ -207,7 +207,7 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Print once and end.")] = False,
 ) -> None:
     """Show a run live in the terminal, with warnings in plain words."""
-    from forkpoint.analyze.watch import watch as live
+    from forkpoint.analyze.views.watch import watch as live
 
     live(run_dir, refresh, once)
 
@@ -250,10 +250,10 @@ def analyze(
     ):
         if value not in valid:
             raise InputError(f"{name} {value!r} is none of {', '.join(str(word) for word in valid if word)}")
-    from forkpoint.analyze.overview import analyse, facts
-    from forkpoint.analyze.sampling import ModelSettings
-    from forkpoint.analyze.trace_parquet import write_traces
-    from forkpoint.analyze.trace_sources import open_traces
+    from forkpoint.analyze.traces.parquet import write_traces
+    from forkpoint.analyze.traces.sampling import ModelSettings
+    from forkpoint.analyze.traces.sources import open_traces
+    from forkpoint.analyze.views.overview import analyse, facts
 
     settings = ModelSettings(group=group, max_tokens=max_tokens, temperature=temperature, template=template, seed=seed)
     traces = open_traces(

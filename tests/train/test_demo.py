@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from forkpoint.analyze.report import report
+from forkpoint.analyze.views.report import report
 from forkpoint.train.loop import train
 from forkpoint.train.recipe import load_recipe
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from forkpoint.analyze import svg
 from forkpoint.analyze.svg import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PURPLE
-from forkpoint.analyze.tokenview import visible
+from forkpoint.analyze.text import visible
 
 # Colour, line and marker change together: a series is told apart without colour too.
 SERIES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"), (MUTED, (0, (5, 1)), "v"))

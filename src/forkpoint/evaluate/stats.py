@@ -152,6 +152,26 @@ def paired_difference(
     return Estimate(value=value, low=low, high=high, error=error, problems=size, samples=samples)
 
 
+def unpaired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
+    """Return the difference of two shares and Newcombe's hybrid interval from their own intervals.
+
+    `d - sqrt((p2 - l2)^2 + (u1 - p1)^2)` to `d + sqrt((u2 - p2)^2 + (p1 - l1)^2)` (Newcombe 1998, method 10).
+
+    Args:
+        before: Share, low, high of the first.
+        after: Share, low, high of the second.
+
+    Returns:
+        Difference, low, high.
+
+    >>> [round(x, 3) for x in unpaired_difference((0.2, 0.16, 0.25), (0.5, 0.44, 0.56))]
+    [0.3, 0.222, 0.372]
+    """
+    p1, l1, u1 = before
+    p2, l2, u2 = after
+    return p2 - p1, p2 - p1 - math.hypot(p2 - l2, u1 - p1), p2 - p1 + math.hypot(u2 - p2, p1 - l1)
+
+
 def _standard_error(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 

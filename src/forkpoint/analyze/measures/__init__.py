@@ -1,0 +1,1 @@
+"""What the analyses measure: tokens in, data and a drawing out."""
