@@ -7,6 +7,7 @@ import pytest
 import torch
 from looking import Looks
 
+from forkpoint.decode.answers import TwoTemperatures
 from forkpoint.decode.decoder import BLOCK, Sampling, decode
 from forkpoint.decode.graphs import AHEAD
 from forkpoint.entropy.token import token_logp_entropy
@@ -125,6 +126,29 @@ def test_greedy_takes_the_most_likely_token():
         with torch.no_grad():
             assert int(model(torch.tensor([ids])).logits[0, -1].argmax()) == token
         ids.append(token)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_two_temperatures_follow_the_entropy_of_every_token(static):
+    model = qwen3()
+    prompts, streams = requests(6, 2)
+
+    def run(**two):
+        two = TwoTemperatures(**two) if two else None
+        return decode(model, prompts, streams, Sampling(max_tokens=12, stop_ids=(), two=two), static=static)
+
+    one = run()
+    threshold = sorted(h for answer in one for h in answer.entropy)[60]
+    mixed = run(threshold=threshold, fork=1.0, other=0.0)
+    assert [a.ids for a in run(threshold=threshold, fork=1.0, other=1.0)] == [a.ids for a in one]
+    assert {h > threshold for answer in mixed for h in answer.entropy} == {True, False}
+    for prompt, answer in zip(prompts, mixed, strict=True):
+        with torch.no_grad():
+            logits_TV = model(torch.tensor([prompt + answer.ids])).logits[0, len(prompt) - 1 : -1]
+        logp_TV = logits_TV.log_softmax(-1)
+        for place, (token, entropy) in enumerate(zip(answer.ids, answer.entropy, strict=True)):
+            assert entropy > threshold or token == int(logp_TV[place].argmax())
+            assert answer.logp[place] == pytest.approx(float(logp_TV[place, token]), abs=1e-4)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import vllm_double
+from forkpoint.decode.answers import TwoTemperatures
 from forkpoint.decode.decoder import NotFiniteError, Sampling, decode
 from forkpoint.decode.rollout import joined, of_prompts, sample_rollouts
 from forkpoint.decode.vllm import entropy_lower_bound, logprobs_mode, open_vllm
@@ -236,6 +237,7 @@ def test_another_device_is_refused(folder, monkeypatch):
     ("samplings", "message"),
     [
         ([{"stop_text": lambda ids: False}], "decode.stop ends answers at a text"),
+        ([{"two": TwoTemperatures(threshold=1.0, fork=1.0, other=0.5)}], "two temperatures need every token's entropy"),
         ([{"temperature": 2.5}], "temperature is 2.5 and vLLM takes 0, or 0.01 to 2"),
         ([{"temperature": 0.001}], "temperature is 0.001 and vLLM takes"),
         ([{"temperature": 0.6, "top_p": 0.9}], "only where every temperature"),

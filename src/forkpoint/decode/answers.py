@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,27 @@ from forkpoint.seeds import uniforms
 
 BLOCK = 64
 """Uniforms are drawn in blocks of this many tokens a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoTemperatures:
+    """One temperature for forking tokens and one for all others (arXiv 2506.01939, figure 3)."""
+
+    threshold: float
+    """Nats: tokens whose entropy at temperature 1 is above this are forks."""
+    fork: float
+    """>= 0; 0 takes the most likely token."""
+    other: float
+    """>= 0."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name in ("fork", "other"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise InputError(f"the temperature of {name} tokens is {value} and must be a number >= 0")
+        if math.isnan(self.threshold):
+            raise InputError("the threshold between fork and other tokens is not a number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +58,9 @@ class Sampling:
     """Called with the answer so far after every token when given; true ends it."""
     head: HeadKind = "fused"
     """`plain` asks the model itself for its logits."""
+    two: TwoTemperatures | None = None
+    """Draw at two temperatures, told apart by entropy. For looking, not for learning: log-probs and entropies stay
+    those at temperature 1, which is then not what drew the tokens."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -43,6 +68,8 @@ class Sampling:
             raise InputError(f"temperature is {self.temperature} and must be >= 0")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p} and must be in (0, 1]")
+        if self.two is not None and self.temperature != 1:
+            raise InputError(f"two temperatures replace the one: leave temperature at 1, it is {self.temperature}")
         if self.top_k < 0 or self.max_tokens < 1 or self.slots < 1:
             raise InputError("top_k must be >= 0, max_tokens and slots >= 1")
 

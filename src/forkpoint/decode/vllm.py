@@ -149,6 +149,8 @@ def logprobs_mode(samplings: Sequence[Sampling]) -> str:
             raise InputError(
                 f"decode.stop ends answers at a text and vLLM here ends them at tokens: empty it, {_EMBEDDED}"
             )
+        if sampling.two is not None:
+            raise InputError(f"two temperatures need every token's entropy before it is drawn: {_EMBEDDED}")
         if not (sampling.temperature == 0 or 0.01 <= sampling.temperature <= 2):
             raise InputError(
                 f"temperature is {sampling.temperature} and vLLM takes 0, or 0.01 to 2: change it, {_EMBEDDED}"

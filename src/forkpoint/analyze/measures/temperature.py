@@ -1,4 +1,4 @@
-"""Two decoding temperatures, one for forking tokens and one for the others, and what they do to accuracy.
+"""What two decoding temperatures, one for forking tokens and one for the others, do to accuracy.
 
 Source: arXiv 2506.01939, figure 3.
 """
@@ -8,56 +8,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from forkpoint.analyze import drawing
 from forkpoint.analyze.svg import MUTED
 from forkpoint.errors import InputError
 from forkpoint.evaluate.stats import Estimate, accuracy, paired_difference
-
-
-def two_temperature(logits_RV: Tensor, entropy_R: Tensor, threshold: float, t_fork: float, t_other: float) -> Tensor:
-    """Return logits to draw from: divided by one temperature at forks, by another elsewhere.
-
-        z'_r = z_r / T_r,  T_r = t_fork where H_r > threshold (strictly), else t_other
-
-    The entropy is that of softmax(z), at temperature 1: the paper's cut was measured there. A temperature of 0
-    leaves only the most likely token (the first of equals): its logit becomes 0, all others -inf.
-
-    Args:
-        logits_RV: (rows, V), raw logits of the model.
-        entropy_R: (rows,) nats, of softmax(logits); a NaN is not above any threshold.
-        threshold: nats.
-        t_fork: >= 0.
-        t_other: >= 0.
-
-    Returns:
-        (rows, V) in the dtype of the logits.
-
-    Raises:
-        InputError: a temperature below 0 or not a number.
-
-    Source: arXiv 2506.01939 section 3 and figure 3.
-
-    >>> z = torch.tensor([[0.0, 2.0], [0.0, 2.0]])
-    >>> two_temperature(z, torch.tensor([0.9, 0.1]), 0.5, t_fork=2.0, t_other=0.0)
-    tensor([[0., 1.],
-            [-inf, 0.]])
-    """
-    for name, value in (("t_fork", t_fork), ("t_other", t_other)):
-        if not value >= 0:
-            raise InputError(f"{name} is {value} and must be a temperature >= 0")
-    fork_R = entropy_R > threshold
-    temperature_R = torch.where(
-        fork_R,
-        torch.as_tensor(t_fork, dtype=logits_RV.dtype, device=logits_RV.device),
-        torch.as_tensor(t_other, dtype=logits_RV.dtype, device=logits_RV.device),
-    )
-    greedy_R = temperature_R == 0
-    scaled_RV = logits_RV / torch.where(greedy_R, torch.ones_like(temperature_R), temperature_R)[:, None]
-    best_RV = torch.full_like(logits_RV, -torch.inf).scatter(1, logits_RV.argmax(1, keepdim=True), 0.0)
-    return torch.where(greedy_R[:, None], best_RV, scaled_RV)
 
 
 @dataclass(frozen=True, kw_only=True)
