@@ -274,6 +274,21 @@ def test_resuming_with_another_method_is_refused(tmp_path):
         train(load_recipe(path, ["credit.method=dapo"]), run_dir=tmp_path / "run", resume=True)
 
 
+def test_a_resumed_run_names_the_settings_that_changed(tmp_path, capsys):
+    path = write(tmp_path)
+    train(load_recipe(path, ["train.steps=1"]), run_dir=tmp_path / "run")
+    capsys.readouterr()
+    train(load_recipe(path, ["train.steps=1"]), run_dir=tmp_path / "run", resume=True)
+    assert "another setting" not in capsys.readouterr().out
+    train(load_recipe(path, ["train.steps=2", "train.lr=0.25"]), run_dir=tmp_path / "run", resume=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "another setting" in line]
+    assert [line.partition(": ")[2].split(":")[0] for line in lines] == ["train.lr", "train.steps"]
+    assert lines[0].endswith("-> 0.25")
+    assert lines[1].endswith("1 -> 2")
+    (tmp_path / "run" / "recipe.json").write_text("[]")
+    train(load_recipe(path, ["train.steps=3"]), run_dir=tmp_path / "run", resume=True)
+
+
 def test_a_tokenizer_without_end_token_is_refused(tmp_path):
     path = write(tmp_path)
     save(tmp_path / "model", eos=False, eos_token_id=None)

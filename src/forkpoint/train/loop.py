@@ -34,6 +34,7 @@ from forkpoint.train.progress import (
 from forkpoint.train.recipe import credit_chain, resolved
 from forkpoint.train.runlog import (
     append_metrics,
+    changed_settings,
     open_run,
     write_evals,
     write_recipe_json,
@@ -132,6 +133,8 @@ def _train(here: Run, progress: Progress, *, resumed: bool) -> TrainResult:
     before = after = None
     if resumed:
         here.console.note(f"resumed after step {progress.step} of {last}")
+        for change in changed_settings(here.run_dir, resolved(recipe)):
+            here.console.note(f"another setting than the run began with: {change}")
         before = logged_evaluation(here.run_dir, 0)
     elif recipe.eval.before:
         before = _evaluate(here, 0)

@@ -212,6 +212,31 @@ def write_recipe_json(
     return path
 
 
+def changed_settings(run_dir: str | os.PathLike[str], recipe: Mapping[str, Any]) -> list[str]:
+    """Return how a resolved recipe differs from the one the run began with, a text `name: before -> now` a setting.
+
+    Empty where `recipe.json` is gone or cannot be read: then nothing can be said.
+    """
+    try:
+        began = _flat(json.loads((Path(run_dir) / "recipe.json").read_text(encoding="utf-8"))["recipe"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    # One round trip, so that tuples and lists are the same.
+    now = _flat(json.loads(json.dumps(recipe)))
+    return [
+        f"{name}: {json.dumps(began.get(name))} -> {json.dumps(now.get(name))}"
+        for name in sorted(began.keys() | now.keys())
+        if began.get(name) != now.get(name)
+    ]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
 def _numbered(log: Path) -> Iterator[tuple[bytes, int]]:
     """Yield the complete lines of `metrics.jsonl` and their steps."""
     lines = log.read_bytes().splitlines(keepends=True)
