@@ -35,11 +35,11 @@ def test_products_that_come_again_go_to_onednn_earlier(monkeypatch):
     monkeypatch.setattr(products, "library", lambda: "onednn")
     seen = []
     monkeypatch.setattr(products, "_dense", lambda x: seen.append(x.shape[0]) or x)
-    a, b = torch.randn(128, 64), torch.randn(128, 64)
-    assert products.SMALL_REPEATED == 128 * 64 * 128 < products.SMALL
+    a, b = torch.randn(256, 128), torch.randn(128, 128)
+    assert products.SMALL_REPEATED == 256 * 128 * 128 < products.SMALL
     products.matmul_t(a, b)
     assert not seen
-    products.matmul_t(a[:127], b, small=products.SMALL_REPEATED)
+    products.matmul_t(a[:255], b, small=products.SMALL_REPEATED)
     assert not seen
     products.matmul_t(a, b, small=products.SMALL_REPEATED)
     assert seen == [128]

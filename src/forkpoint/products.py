@@ -19,8 +19,9 @@ Library = Literal["torch", "onednn"]
 SMALL = 1 << 24
 """M N K below which a product stays with torch: oneDNN builds a kernel for every new shape, in about 0.2 ms, and
 keeps some hundred kilobytes of it."""
-SMALL_REPEATED = 1 << 20
-"""The same for products of few shapes that come again and again: from here on oneDNN's kernel is the faster one."""
+SMALL_REPEATED = 1 << 22
+"""The same for products of few shapes that come again and again. oneDNN is the faster one from 2^20 on; below this,
+what that gains is not worth the memory of the kernels."""
 STEP = 64
 FEW, LONG_STEP = 512, 256
 
