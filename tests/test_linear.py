@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from forkpoint import products
-from forkpoint.linear import DENSE, RowLinear, row_linears
+from forkpoint.linear import DENSE, Gated, RowLinear, row_linears
 from tiny import qwen3
 
 LIBRARIES = ["torch", *(["onednn"] if torch.backends.mkldnn.is_available() else [])]
@@ -159,3 +159,87 @@ def test_the_choice_of_a_library_is_a_rule(monkeypatch, tmp_path):
         assert real() == expected
     info.unlink()
     assert real() == "torch"
+
+
+def mlps(act="silu"):
+    """Two equal MLPs of transformers."""
+    from transformers import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
+
+    torch.manual_seed(0)
+    own = Qwen3MLP(Qwen3Config(hidden_size=24, intermediate_size=40, hidden_act=act))
+    return own, copy.deepcopy(own)
+
+
+def turned(mlp, drops_rows=False):
+    holder = torch.nn.ModuleDict({"mlp": mlp})
+    holder.base_model = torch.nn.Module()
+    row_linears(holder)
+    for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj):
+        layer.drops_rows = drops_rows
+    return mlp
+
+
+def ungated(mlp):
+    """Return the MLP with transformers' own forward pass and our linear layers."""
+    mlp.__class__ = next(kind for kind in type(mlp).__mro__ if not issubclass(kind, Gated))
+    return mlp
+
+
+def learned(mlp, share=1.0, rows=256):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, rows // 2, 24, generator=generator).requires_grad_()
+    wanted = (torch.rand(rows, 1, generator=generator) < share).float()
+    y = mlp(x)
+    (y.reshape(rows, -1) * wanted * torch.randn(rows, 24, generator=generator)).sum().backward()
+    return [y.detach(), x.grad, *(p.grad for p in mlp.parameters())]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.2, 0.0])
+def test_a_gated_mlp_gives_the_same_values_and_gradients(share, library):
+    own, ours = mlps()
+    own = ungated(turned(own))
+    ours = turned(ours, drops_rows=share < 1)
+    assert isinstance(ours, Gated)
+    assert not isinstance(own, Gated)
+    assert type(ours).__name__ == "Qwen3MLP"
+    assert ours.state_dict().keys() == own.state_dict().keys()
+    for got, expected in zip(learned(ours, share), learned(own, share), strict=True):
+        if share == 1:
+            assert torch.equal(got, expected)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gated_mlp_keeps_gate_and_up_alone():
+    kept = {}
+    for name, mlp in zip(("own", "ours"), mlps(), strict=True):
+        mlp = turned(mlp) if name == "ours" else ungated(turned(mlp))
+        seen = {}
+        weights = {p.data_ptr() for p in mlp.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, seen=seen: seen.setdefault(t.untyped_storage().data_ptr(), t), lambda t: t
+        ):
+            out = mlp(torch.randn(64, 24))
+        kept[name] = sum(t.numel() for at, t in seen.items() if at not in weights)
+        del out
+    # The input, and per token: gate, silu(gate), up and their product; or gate and up.
+    assert kept == {"own": 64 * (24 + 4 * 40), "ours": 64 * (24 + 2 * 40)}
+
+
+def test_other_mlps_stay_as_they_are():
+    mlp, _ = mlps(act="gelu")
+    assert not isinstance(turned(mlp), Gated)
+    mlp, _ = mlps()
+    mlp.__class__ = type("OtherMLP", (type(mlp),), {})
+    assert not isinstance(turned(mlp), Gated)
+
+
+def test_a_gated_mlp_in_other_types_is_the_plain_one():
+    own, ours = mlps()
+    ours = turned(ours).double()
+    x = torch.randn(3, 24, dtype=torch.float64)
+    assert torch.equal(ours(x), own.double()(x))
+    own, ours = mlps()
+    x = torch.randn(3, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(turned(ours)(x), own(x))

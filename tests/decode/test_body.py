@@ -66,6 +66,22 @@ def test_models_that_are_not_written_down_are_left_alone(change):
     assert lean(model) is None
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+
+
+@torch.inference_mode()
+def test_stretched_positions_are_read_as_the_model_reads_them():
+    model = qwen3(rope_parameters=YARN)
+    assert model.base_model.rotary_emb.attention_scaling != 1
+    assert bodies.token_body(model)[0].func is bodies._lean
+
+
+@torch.inference_mode()
+def test_positions_that_change_with_the_length_are_left_to_the_model():
+    assert lean(qwen3(rope_parameters=DYNAMIC)) is None
+
+
 @torch.inference_mode()
 def test_attention_over_blocks_of_fewer_and_fewer_rows():
     torch.manual_seed(0)

@@ -22,6 +22,8 @@ from forkpoint.products import SMALL_REPEATED, matmul_t
 
 FAMILIES = ("llama", "qwen3")
 """Families whose layers are written down here."""
+ROTARY = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary positions whose frequencies do not depend on the length."""
 LARGEST = 2**25
 """Parameters of the body up to which the weights are laid together: above it, a copy costs more than it saves."""
 
@@ -45,7 +47,10 @@ class Lean:
     """A model's body, laid out for single tokens."""
 
     embedding: Tensor
-    rotary: Any
+    turns: Tensor
+    """(width / 2,) radians a position."""
+    stretch: float
+    """What rotated queries and keys are multiplied by (YaRN)."""
     layers: tuple[Layer, ...]
     last: Any
     """The norm after the layers."""
@@ -72,11 +77,14 @@ def lean(model: Any) -> Lean | None:
     plain_layers = kinds in ({nn.Linear}, {RowLinear}) and all(module.bias is None for module in linears)
     if not plain_layers or config.hidden_act != "silu" or getattr(config, "sliding_window", None):
         return None
+    if getattr(base.rotary_emb, "rope_type", None) not in ROTARY:
+        return None
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return Lean(
         embedding=base.embed_tokens.weight,
-        rotary=base.rotary_emb,
+        turns=base.rotary_emb.inv_freq,
+        stretch=base.rotary_emb.attention_scaling,
         layers=tuple(_layer(layer, heads, groups, width) for layer in base.layers),
         last=base.norm,
         floor=torch.tensor((config.hidden_size * config.rms_norm_eps) ** 0.5),
@@ -120,9 +128,12 @@ def step(body: Lean, ids_R: Tensor, position_R: Tensor, bias: Tensor, layers: An
         layers: the layers of the cache.
     """
     h_RH = nn.functional.embedding(ids_R, body.embedding)
-    cos, sin = body.rotary(h_RH[:, None], position_R[:, None])
     half, both = body.width // 2, body.heads + body.groups
-    turn = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+    angle = position_R[:, None, None] * body.turns
+    cos, sin = angle.cos(), angle.sin()
+    if body.stretch != 1:
+        cos, sin = cos * body.stretch, sin * body.stretch
+    cos, turn = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
     for layer, cache in zip(body.layers, layers, strict=True):
         y = body.product(_normed(h_RH, body.floor), layer.qkv).view(len(h_RH), both + body.groups, body.width)
         x = y[:, :both]
