@@ -95,7 +95,43 @@ def random_rollouts(
         logp_BT=torch.where(rollouts.mask_BT, recorded_BT + 0.8 * draw() - 0.4, 0.0).to(dtype),
         entropy_BT=torch.where(rollouts.mask_BT, entropies(), 0.0).to(dtype),
     )
-    return rollouts, forward
+    return with_extra(rollouts, forward, seed=seed)
+
+
+def with_extra(rollouts: Rollouts, forward: Forward, *, seed: int) -> tuple[Rollouts, Forward]:
+    """Return the same batch with a value for everything that `EXTRA` names, of no meaning beyond its kind."""
+    B, T = rollouts.mask_BT.shape
+    generator = torch.Generator().manual_seed(seed + 1000)
+    number_B = torch.arange(B)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    position_BT = torch.arange(T).expand(B, T)
+    length_B = rollouts.mask_BT.sum(1)
+    hidden_BTH = draw(B, T, 3) - 0.5
+    return dataclasses.replace(
+        rollouts,
+        extra={
+            "hidden": hidden_BTH,
+            "cluster": 8 * rollouts.group_B + rollouts.sample_B % 3,
+            "error_class": rollouts.sample_B % 2,
+            "step": position_BT // 2,
+            "planning": position_BT % 3 == 1,
+            "thinking": position_BT < (length_B[:, None] + 1) // 2,
+            "turn": position_BT // 3,
+            "anchor": torch.where(number_B % 4 == 3, -1, length_B - 1),
+            "proxy_logp": torch.where(draw(B, T) < 0.2, -torch.inf, rollouts.logp_BT.double() + 0.1 * draw(B, T)),
+            "sampled_flow": -0.3 * draw(B, T),
+            "attention_entropy": draw(B, T),
+            "collision": draw(B, T),
+            "step_reward": torch.where(draw(B, T) < 0.3, torch.nan, draw(B, T)),
+            "kind": rollouts.sample_B % 2,
+            "explore": rollouts.sample_B % 4 == 3,
+        },
+    ), dataclasses.replace(
+        forward, extra={"hidden": hidden_BTH + 0.1 * draw(B, T, 3), "nucleus_entropy": 0.8 * forward.entropy_BT}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +168,7 @@ def learn(
     batching = _batching(rollouts.rows, minis)
     logp_BT = forward.logp_BT.detach().clone().requires_grad_()
     entropy_BT = forward.entropy_BT.detach().clone().requires_grad_()
-    forward = Forward(logp_BT=logp_BT, entropy_BT=entropy_BT)
+    forward = dataclasses.replace(forward, logp_BT=logp_BT, entropy_BT=entropy_BT)
     credit, states = run(chain, blank_credit(rollouts), rollouts, init(chain), when="rollout", rng=rng)
     recorded, total = credit, 0.0
     for micros in minis:
@@ -169,7 +205,7 @@ def rows_of(rollouts: Rollouts, rows: Tensor) -> Rollouts:
 
 def forward_of(rollouts: Rollouts, value: Tensor | float = 0.0) -> Forward:
     """Return the forward of a policy whose log-probs differ from the recorded ones by `value`."""
-    return Forward(logp_BT=rollouts.logp_BT + value, entropy_BT=rollouts.entropy_BT)
+    return Forward(logp_BT=rollouts.logp_BT + value, entropy_BT=rollouts.entropy_BT, extra=rollouts.extra)
 
 
 def _rows(rows: Sequence[int]) -> Tensor:
@@ -194,5 +230,9 @@ def _write(whole: Credit, part: Credit, rows: Tensor) -> Credit:
         **{name: getattr(whole, name).index_copy(0, rows, getattr(part, name)) for name in names},
         low_BT=whole.low_BT,
         high_BT=whole.high_BT,
+        scaled_low_BT=whole.scaled_low_BT,
+        scaled_high_BT=whole.scaled_high_BT,
+        unclipped_BT=whole.unclipped_BT,
         penalties=whole.penalties,
+        entropy_terms=whole.entropy_terms,
     )

@@ -68,9 +68,6 @@ def overrides(path: Path, tmp_path: Path) -> list[str]:
 
 def test_recipes_ship():
     names = {path.relative_to(ROOT / "recipes").as_posix() for path in RECIPES}
-    from forkpoint.methods import METHODS
-
-    assert {f"countdown/{method}.toml" for method in METHODS} <= names
     assert {
         "demo.toml",
         "gsm8k_qwen3_0.6b.toml",

@@ -16,6 +16,7 @@ from forkpoint.scope import (
     exact_count,
     one_batch,
     quantile,
+    rank_key,
     segment_sum,
     segments,
     token_order,
@@ -209,3 +210,12 @@ def test_top_count_ignores_what_is_masked_out():
     mask = torch.tensor([[False, True, False]])
     got = top_count(value, mask, torch.tensor([2]), torch.tensor([0]), torch.zeros(1, 3, dtype=torch.int64))
     assert got.tolist() == [[False, True, False]]
+
+
+@given(st.lists(st.floats(allow_nan=False, width=32), min_size=2, max_size=30))
+def test_rank_keys_have_the_order_of_their_floats(values):
+    for dtype in (torch.float32, torch.float64):
+        value = torch.tensor(values, dtype=dtype)
+        key = rank_key(value)
+        for compare in (torch.lt, torch.eq):
+            assert compare(key[:, None], key).equal(compare(value[:, None], value))

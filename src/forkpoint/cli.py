@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from forkpoint.cli_text import accuracy_text, grade_summary, grade_text, methods_text
+from forkpoint import cli_methods
+from forkpoint.cli_analyze import analyze
+from forkpoint.cli_compare import compare
+from forkpoint.cli_eval import evaluate, merge, select
+from forkpoint.cli_text import accuracy_text, json_text
 from forkpoint.errors import ForkpointError, InputError
 
 app = typer.Typer(
@@ -83,7 +86,7 @@ def train(
         from forkpoint.train.dryrun import plan, render
 
         account = plan(loaded)
-        typer.echo(_json(account) if as_json else render(account), nl=as_json)
+        typer.echo(json_text(account) if as_json else render(account), nl=as_json)
         return
     run_dir = _run_dir(runs / loaded.name, resume=resume, fresh=fresh)
     from forkpoint.analyze.views.report import report as write_report
@@ -92,7 +95,7 @@ def train(
     result = run_training(loaded, run_dir=run_dir, resume=resume, fresh=fresh)
     page = write_report(run_dir)
     if as_json:
-        typer.echo(_json({"result": result, "report": page}))
+        typer.echo(json_text({"result": result, "report": page}))
         return
     for when, metrics in (("before", result.before), ("after", result.after)):
         if metrics is not None:
@@ -114,6 +117,11 @@ def sft(
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Padded tokens in one pass.")] = 16384,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Longest example, in tokens.")] = None,
     every: Annotated[int, typer.Option("--every", help="Updates between checkpoints.")] = 100,
+    select: Annotated[str, typer.Option("--select", help="Tokens that count: all, entropy-sft or forking.")] = "all",
+    share: Annotated[float | None, typer.Option("--share", help="Of tokens that a selection keeps.")] = None,
+    kappa: Annotated[float | None, typer.Option("--kappa", help="Of entropy-sft: weight of the entropy.")] = None,
+    rest: Annotated[float | None, typer.Option("--rest", help="Of forking: weight of the other tokens.")] = None,
+    leave_out: Annotated[Path | None, typer.Option("--leave-out", help="JSON list of ids that never count.")] = None,
     head: Annotated[str, typer.Option("--head", help="fused, or plain: logits as the model computes them.")] = "fused",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of the order of the examples.")] = 0,
@@ -125,59 +133,20 @@ def sft(
     if Path(name).name != name or name in ("", ".", ".."):
         raise InputError(f"--name {name!r} must be the name of one folder")
     run_dir = _run_dir(runs / name, resume=resume, fresh=fresh)
-    from forkpoint.train.coldstart import ColdStart, cold_start
+    from forkpoint.train.coldstart import ColdStart, cold_start, read_ids
 
     settings = ColdStart(
         data=str(data), model=model, steps=steps, rows=rows, lr=lr, warmup=warmup, weight_decay=weight_decay,
         max_tokens=max_tokens, max_length=max_length, every=every, device=device, seed=seed,
+        select=select, share=share, kappa=kappa, rest=rest, leave_out=read_ids(leave_out) if leave_out else (),
         head=head,  # type: ignore[arg-type]
     )  # fmt: skip
     typer.echo(str(cold_start(settings, run_dir=run_dir, resume=resume, fresh=fresh)))
 
 
-@app.command(name="eval")
-@guarded
-def evaluate(
-    recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="Whose model, task and eval settings to use.")
-    ] = None,
-    overrides: Overrides = None,
-    completions: Annotated[Path | None, typer.Option("--completions", help="Grade this JSONL file instead.")] = None,
-    answer: Annotated[str | None, typer.Option("--answer", help="Field with the reference answer.")] = None,
-    completion: Annotated[str | None, typer.Option("--completion", help="Field with the completion(s).")] = None,
-    recorded: Annotated[str | None, typer.Option("--recorded", help="Field with recorded verdicts to compare.")] = None,
-    question: Annotated[str | None, typer.Option("--question", help="Field with the problem.")] = None,
-    extraction: Annotated[str, typer.Option("--extraction", help="Where a completion has its answer.")] = "boxed",
-    gold_extraction: Annotated[str, typer.Option("--gold-extraction", help="Where a reference has it.")] = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Measure a model on held-out problems, or grade recorded completions.
-
-    forkpoint eval recipes/demo.toml model.path=runs/demo/checkpoints/step-00010
-
-    forkpoint eval --completions answers.jsonl --answer gt --completion response
-    """
-    if completions is None:
-        if recipe is None:
-            raise InputError("name a recipe, or a file of recorded answers with --completions")
-        _evaluate_recipe(recipe, overrides or [], as_json=as_json)
-        return
-    if recipe is not None:
-        raise InputError(f"give either the recipe {recipe} or --completions, not both")
-    if answer is None or completion is None:
-        raise InputError("--completions needs --answer and --completion: the fields to read")
-    from forkpoint.evaluate.grade import grade_file
-
-    graded = grade_file(
-        completions,
-        answer=answer,
-        completion=completion,
-        question=question,
-        recorded=recorded,
-        extraction=extraction,
-        gold_extraction=gold_extraction,
-    )
-    typer.echo(_json(grade_summary(graded)) if as_json else grade_text(grade_summary(graded)))
+app.command(name="eval")(guarded(evaluate))
+app.command(name="select")(guarded(select))
+app.command(name="merge")(guarded(merge))
 
 
 @app.command()
@@ -212,75 +181,16 @@ def watch(
     live(run_dir, refresh, once)
 
 
-@app.command()
-@guarded
-def analyze(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A run, a trace or dump, or (--prompts) a model.")],
-    prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="Sample SOURCE, a model, with these problems.")
-    ] = None,
-    score_with: Annotated[
-        str | None, typer.Option("--score-with", help="Model that reads the answers for exact entropies.")
-    ] = None,
-    part: Annotated[str, typer.Option("--part", help="Of a run: rollouts or evals.")] = "rollouts",
-    entropy_kind: Annotated[
-        str | None, typer.Option("--entropy-kind", help="Of a file that does not say: exact or lower-bound.")
-    ] = None,
-    group: Annotated[int, typer.Option("--group", help="Answers to each problem.")] = 8,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest answer, in tokens.")] = 1024,
-    temperature: Annotated[float, typer.Option("--temperature", help="Of the samples.")] = 1.0,
-    template: Annotated[
-        str, typer.Option("--template", help="auto, none, chat, boxed, or text with {question}.")
-    ] = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Of the samples.")] = 0,
-    min_count: Annotated[int, typer.Option("--min-count", help="Token types must occur more often than this.")] = 100,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the trace here as well (parquet).")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where to write the page.")] = Path("analysis.html"),
-    as_json: AsJson = False,
-) -> None:
-    """Show where a model, a run or a trace forks: one HTML page.
-
-    forkpoint analyze runs/demo
-
-    forkpoint analyze models/countdown --prompts problems.jsonl --template none
-    """
-    for name, value, valid in (
-        ("--part", part, ("rollouts", "evals")),
-        ("--entropy-kind", entropy_kind, (None, "exact", "lower-bound")),
-    ):
-        if value not in valid:
-            raise InputError(f"{name} {value!r} is none of {', '.join(str(word) for word in valid if word)}")
-    from forkpoint.analyze.traces.parquet import write_traces
-    from forkpoint.analyze.traces.sampling import ModelSettings
-    from forkpoint.analyze.traces.sources import open_traces
-    from forkpoint.analyze.views.overview import analyse, facts
-
-    settings = ModelSettings(group=group, max_tokens=max_tokens, temperature=temperature, template=template, seed=seed)
-    traces = open_traces(
-        source, prompts=prompts, settings=settings, score_with=score_with,
-        entropy_kind=entropy_kind, part=part,  # type: ignore[arg-type]
-    )  # fmt: skip
-    if save is not None:
-        write_traces(save, traces, traces.about)
-        traces = open_traces(save)
-    stats = analyse(traces, out, min_count=min_count)
-    if as_json:
-        lines = {fact.label: " ".join(filter(None, (fact.before, fact.detail))) for fact in facts(stats)}
-        typer.echo(_json({"page": str(out), **lines}))
-        return
-    for fact in facts(stats):
-        typer.echo(f"{fact.label}: {fact.before}" + (f" ({fact.detail})" if fact.detail else ""))
-    typer.echo(f"page  {out}")
+app.command(name="analyze")(guarded(analyze))
+app.command(name="compare")(guarded(compare))
 
 
-@app.command()
-@guarded
-def methods(as_json: AsJson = False) -> None:
-    """List the methods with their papers and equations."""
-    from forkpoint.methods import describe
-
-    rows = describe()
-    typer.echo(_json(rows) if as_json else methods_text(rows))
+methods = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+methods.callback(invoke_without_command=True)(guarded(cli_methods.overview))
+methods.command(name="list")(guarded(cli_methods.catalogue))
+methods.command(name="show")(guarded(cli_methods.show))
+methods.command(name="plot")(guarded(cli_methods.plot))
+app.add_typer(methods, name="methods")
 
 
 @app.command()
@@ -290,15 +200,7 @@ def env(as_json: AsJson = False) -> None:
     from forkpoint.environment import describe, environment
 
     found = environment()
-    typer.echo(_json(found) if as_json else describe(found))
-
-
-def _evaluate_recipe(recipe: Path, overrides: Sequence[str], *, as_json: bool) -> None:
-    from forkpoint.train.measure import evaluate_model
-    from forkpoint.train.recipe import load_recipe
-
-    metrics = evaluate_model(load_recipe(recipe, overrides)).metrics()
-    typer.echo(_json(metrics) if as_json else accuracy_text(metrics))
+    typer.echo(json_text(found) if as_json else describe(found))
 
 
 def _run_dir(run_dir: Path, *, resume: bool, fresh: bool) -> Path:
@@ -341,17 +243,6 @@ def _again() -> str:
         return "run the command again"
     kept = [argument for argument in arguments if argument not in ("--resume", "--fresh")]
     return f"continue with `{shlex.join(['forkpoint', *kept, '--resume'])}`"
-
-
-def _json(value: Any) -> str:
-    import dataclasses
-
-    def plain(item: Any) -> Any:
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
-        return item if isinstance(item, str | int | float) else str(item)
-
-    return json.dumps(value, indent=2, ensure_ascii=False, default=plain)
 
 
 def _say(line: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +80,8 @@ def methods_text(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         paper = f"arXiv {row['paper']}" if row.get("paper") else "no paper"
         equation = "\n".join(f"    {line}" for line in str(row.get("equation") or "").splitlines())
-        arguments = ", ".join(f"{name}={value!r}" for name, value in row["arguments"].items())
+        given = [f"{name}={value!r}" for name, value in row["arguments"].items()]
+        arguments = ", ".join([*(f"{name}=…" for name in row.get("required", ())), *given])
         parts = (
             f"{row['name']}  ({paper}; {row['stage']})",
             f"  {row['summary']}",
@@ -87,3 +90,22 @@ def methods_text(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         blocks.append("\n".join(part for part in parts if part.strip()))
     return "\n\n".join(blocks)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON: dataclasses as objects, whatever JSON does not know as text.
+
+    >>> print(json_text({"path": ["a"]}))
+    {
+      "path": [
+        "a"
+      ]
+    }
+    """
+
+    def plain(item: Any) -> Any:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+        return item if isinstance(item, str | int | float) else str(item)
+
+    return json.dumps(value, indent=2, ensure_ascii=False, default=plain)

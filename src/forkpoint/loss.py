@@ -6,6 +6,7 @@ loss of a mini-batch is the plain sum of the losses of its micro-batches, howeve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,27 +28,55 @@ def log_ratio(logp_BT: Tensor, rollouts: Rollouts) -> Tensor:
 
 
 def importance_ratio(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
-    """Return the importance ratio of every token, shape (B, T).
+    """Return the importance ratio on which the bounds act, of every token, shape (B, T).
 
         token, stop:  r_t = exp(log π - log π_old)
         sequence:     s_i = exp(mean over the answer's tokens of log π - log π_old)
+        mean:         M_p = (mean over the answer's tokens of r_t^p)^(1/p), or r_t where the bounds are inside it
 
-    Source: arXiv 1707.06347 eq. 6; arXiv 2507.18071 eq. 7.
+    The mean of order 0 is `sequence`.
+
+    Source: arXiv 1707.06347 eq. 6; arXiv 2507.18071 eq. 7; arXiv 2605.12058 (mean).
     """
     log_BT = log_ratio(logp_BT, rollouts)
     if credit.ratio == "sequence":
         length_B1 = rollouts.mask_BT.sum(1, keepdim=True).clamp(min=1)
         log_BT = (log_BT.sum(1, keepdim=True) / length_B1).expand_as(log_BT)
+    elif credit.ratio == "mean" and not credit.inner_bounds:
+        log_BT = log_power_mean(log_BT, rollouts.mask_BT, credit.order)
     return log_BT.exp()
+
+
+def log_power_mean(log_BT: Tensor, mask_BT: Tensor, order: float) -> Tensor:
+    """Return the logarithm of the mean of order p of exp(x) over each row, at every position of the row.
+
+        p ≠ 0:  (logsumexp_t(p x_t) - log n) / p        p = 0:  mean_t x_t
+
+    Orders below 1e-6 in size count as 0. A row without tokens gives 0.
+
+    >>> x = torch.tensor([[0.5, 1.0, 2.0]]).log()
+    >>> log_power_mean(x, x > -9, -1.0).exp()
+    tensor([[0.8571, 0.8571, 0.8571]])
+    """
+    length_B1 = mask_BT.sum(1, keepdim=True)
+    if abs(order) < 1e-6:
+        mean_B1 = torch.where(mask_BT, log_BT, 0.0).sum(1, keepdim=True) / length_B1.clamp(min=1)
+        return mean_B1.expand_as(log_BT)
+    # A row of -inf alone would have a gradient of NaN.
+    scaled_BT = torch.where(mask_BT | (length_B1 == 0), order * torch.where(mask_BT, log_BT, 0.0), -torch.inf)
+    total_B1 = scaled_BT.logsumexp(1, keepdim=True) - length_B1.clamp(min=1).to(log_BT.dtype).log()
+    return torch.where(length_B1 > 0, total_B1 / order, 0.0).expand_as(log_BT)
 
 
 def surrogate(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
     """Return the clipped policy loss of every token, before weights, penalties and aggregation.
 
-        token, sequence:  -min(r A, clamp(r, low, high) A); with dual clip the min is at least c A where A < 0
-        stop:             -sg(clamp(r, low, high)) A log π
+        token, sequence, mean:  -min(r A, clamp(r, low, high) A); with dual clip the min is at least c A where A < 0
+        mean of bounded ratios: -M_p(r') A,  r' = min(r, high) where A > 0 and max(r, low) where A < 0
+        stop:                   -sg(clamp(r, low, high)) A log π
 
-    With open bounds and r = 1 the gradient is REINFORCE's, -A ∇log π.
+    With open bounds and r = 1 the gradient is REINFORCE's, -A ∇log π. Where `scaled_low` or `scaled_high` say so, a
+    ratio beyond its bound keeps the gradient of bound * r / sg(r); `unclipped` tokens have -r A.
 
     Args:
         logp_BT: float (B, T), current log-probs with gradient.
@@ -57,17 +86,23 @@ def surrogate(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
     Returns:
         float (B, T).
 
-    Source: arXiv 1707.06347 eq. 7; dual clip arXiv 1912.09729 eq. 5; stop arXiv 2506.13585 eq. 4.
+    Source: arXiv 1707.06347 eq. 7; dual clip arXiv 1912.09729 eq. 5; stop arXiv 2506.13585 eq. 4; mean of bounded
+    ratios arXiv 2507.20673.
     """
     ratio_BT = importance_ratio(logp_BT, rollouts, credit)
     bounded_BT = _bound(ratio_BT, credit)
     advantage_BT = credit.advantage_BT
     if credit.ratio == "stop":
         return -bounded_BT.detach() * advantage_BT * torch.where(rollouts.mask_BT, logp_BT, 0.0)
+    if credit.ratio == "mean" and credit.inner_bounds:
+        rising_BT, falling_BT = torch.minimum(ratio_BT, bounded_BT), torch.maximum(ratio_BT, bounded_BT)
+        inner_BT = torch.where(advantage_BT > 0, rising_BT, torch.where(advantage_BT < 0, falling_BT, ratio_BT))
+        ratio_BT = bounded_BT = log_power_mean(inner_BT.log(), rollouts.mask_BT, credit.order).exp()
     gain_BT = torch.minimum(ratio_BT * advantage_BT, bounded_BT * advantage_BT)
     if credit.dual_clip is not None:
         floor_BT = torch.maximum(gain_BT, credit.dual_clip * advantage_BT)
-        gain_BT = torch.where(advantage_BT < 0, floor_BT, gain_BT)
+        floored_BT = advantage_BT < 0 if credit.unclipped_BT is None else (advantage_BT < 0) & ~credit.unclipped_BT
+        gain_BT = torch.where(floored_BT, floor_BT, gain_BT)
     return -gain_BT
 
 
@@ -75,20 +110,54 @@ def _bound(ratio_BT: Tensor, credit: Credit) -> Tensor:
     # clamp, not maximum and minimum: a ratio that sits exactly on a bound keeps its whole gradient.
     if credit.low_BT is None and credit.high_BT is None:
         return ratio_BT
-    return ratio_BT.clamp(min=credit.low_BT, max=credit.high_BT)
+    bounded_BT = ratio_BT.clamp(min=credit.low_BT, max=credit.high_BT)
+    unit_BT = None
+    for scaled_BT, bound_BT, beyond in (
+        (credit.scaled_low_BT, credit.low_BT, torch.lt),
+        (credit.scaled_high_BT, credit.high_BT, torch.gt),
+    ):
+        if scaled_BT is not None and bound_BT is not None:
+            unit_BT = ratio_BT / ratio_BT.detach() if unit_BT is None else unit_BT
+            bounded_BT = torch.where(scaled_BT & beyond(ratio_BT, bound_BT), bound_BT * unit_BT, bounded_BT)
+    return bounded_BT if credit.unclipped_BT is None else torch.where(credit.unclipped_BT, ratio_BT, bounded_BT)
+
+
+def entropy_loss(forward: Forward, credit: Credit) -> Tensor:
+    """Return Σ slope * H + offset over the entropy terms and tokens of some rows, a scalar."""
+    value = torch.zeros((), dtype=credit.advantage_BT.dtype, device=credit.advantage_BT.device)
+    for term in credit.entropy_terms:
+        entropy_BT = forward.entropy_BT if term.of == "entropy" else forward.extra[term.of]
+        known_BT = torch.where(term.slope_BT != 0, entropy_BT, 0.0)
+        value = value + (term.slope_BT * known_BT).sum() + term.offset_BT.sum()
+    return value
 
 
 def penalty_loss(penalty: Penalty, logp_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Return coefficient * form(Δ) of every token with Δ = target - log π; see `forkpoint.credit.kl`."""
+    """Return coefficient * form(Δ) of every token with Δ = target - log π; see `forkpoint.credit.kl`.
+
+    One form is not there:
+
+        hinge:  k3(-Δ) - k3(±δ) where |Δ| > δ, the sign that of -Δ; 0 elsewhere    (arXiv 2604.16972)
+    """
     delta_BT = torch.where(mask_BT, penalty.target_logp_BT, 0.0) - torch.where(mask_BT, logp_BT, 0.0)
     delta_BT = delta_BT.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    forms = {
-        "k1": lambda d: -d,
-        "k2": lambda d: d**2 / 2,
-        "k3": lambda d: torch.expm1(d) - d,
-        "abs": torch.abs,
-    }
-    return penalty.coefficient_BT * forms[penalty.form](delta_BT)
+    if penalty.form.endswith("+"):
+        square_BT = delta_BT**2 / 2
+        value_BT = _FORMS[penalty.form[:-1]](delta_BT)
+        return penalty.coefficient_BT * (square_BT + (value_BT - square_BT).detach())
+    if penalty.form == "hinge":
+        edge_BT = -penalty.threshold * delta_BT.sign()
+        excess_BT = _FORMS["k3"](-delta_BT) - _FORMS["k3"](edge_BT)
+        return penalty.coefficient_BT * torch.where(delta_BT.abs() > penalty.threshold, excess_BT, 0.0)
+    return penalty.coefficient_BT * _FORMS[penalty.form](delta_BT)
+
+
+_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": lambda d: -d,
+    "k2": lambda d: d**2 / 2,
+    "k3": lambda d: torch.expm1(d) - d,
+    "abs": torch.abs,
+}
 
 
 def token_losses(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
@@ -156,7 +225,7 @@ class Loss:
 
 
 def policy_loss(chain: Chain, forward: Forward, rollouts: Rollouts, credit: Credit, coefficient_BT: Tensor) -> Loss:
-    """Return the loss of some rows of a mini-batch: Σ coefficient * token loss + regularisers.
+    """Return the loss of some rows of a mini-batch: Σ coefficient * token loss + entropy terms + regularisers.
 
     Args:
         chain: its regularisers are added.
@@ -170,6 +239,8 @@ def policy_loss(chain: Chain, forward: Forward, rollouts: Rollouts, credit: Cred
     """
     loss_BT = token_losses(forward.logp_BT, rollouts, credit)
     value = (coefficient_BT * loss_BT).sum()
+    if credit.entropy_terms:
+        value = value + entropy_loss(forward, credit)
     for regularise in chain.regularisers:
         value = value + regularise(forward, rollouts, credit, coefficient_BT)
     return Loss(value=value, sums=_measure(forward, rollouts, credit))
@@ -181,14 +252,15 @@ def _measure(forward: Forward, rollouts: Rollouts, credit: Credit) -> dict[str, 
     keep_BT, advantage_BT = credit.keep_BT, credit.advantage_BT
     ratio_BT = importance_ratio(logp_BT, rollouts, credit)
     learns_BT = keep_BT & (credit.weight_BT * advantage_BT != 0)
+    clips_BT = learns_BT if credit.unclipped_BT is None else learns_BT & ~credit.unclipped_BT
     below_BT = torch.zeros_like(keep_BT) if credit.low_BT is None else ratio_BT < credit.low_BT
     above_BT = torch.zeros_like(keep_BT) if credit.high_BT is None else ratio_BT > credit.high_BT
     k3_BT = torch.expm1(log_ratio(logp_BT, rollouts)) - log_ratio(logp_BT, rollouts)
     return {
         "counted": float((keep_BT & (credit.weight_BT != 0)).sum()),
         "learned": float(learns_BT.sum()),
-        "clipped_low": float((below_BT & learns_BT & (advantage_BT < 0)).sum()),
-        "clipped_high": float((above_BT & learns_BT & (advantage_BT > 0)).sum()),
+        "clipped_low": float((below_BT & clips_BT & (advantage_BT < 0)).sum()),
+        "clipped_high": float((above_BT & clips_BT & (advantage_BT > 0)).sum()),
         "tokens": float(rollouts.mask_BT.sum()),
         "scored": float(scored_BT.sum()),
         "kl": float(torch.where(scored_BT, k3_BT, 0.0).sum()),

@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from forkpoint.errors import InputError
+
 EntropyKind = Literal["exact", "rescored", "lower-bound"]
 """`exact`: from the logits that sampled; `rescored`: from one more pass of the training model with the same weights;
 `lower-bound`: from the most likely tokens alone."""
@@ -100,6 +102,9 @@ class Rollouts:
     """Number of optimiser updates the behaviour policy had seen."""
     entropy_kind: EntropyKind = "exact"
     """What every entropy of this batch is; batches of different kinds cannot be joined."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """More that some links need, by the name of the need: (B,), (B, T) or (B, T, H); see
+    `forkpoint.credit.link.EXTRA`. Padding may hold anything."""
 
     @property
     def rows(self) -> int:
@@ -121,7 +126,7 @@ class Rollouts:
         index = rows.tolist()
 
         def cut(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[rows, :T] if value.ndim == 2 else value[rows]
+            return None if value is None else value[rows, :T] if value.ndim >= 2 else value[rows]
 
         changes: dict[str, Any] = {name: cut(getattr(self, name)) for name in _PER_ROW}
         return dataclasses.replace(
@@ -129,6 +134,7 @@ class Rollouts:
             **changes,
             prompt_BS=self.prompt_BS[rows, :S],
             reward_parts={name: part[rows] for name, part in self.reward_parts.items()},
+            extra={name: column[rows, :T] if column.ndim >= 2 else column[rows] for name, column in self.extra.items()},
             finish=tuple(self.finish[i] for i in index),
             text=tuple(self.text[i] for i in index),
             verdicts=tuple(self.verdicts[i] for i in index) if self.verdicts else (),
@@ -151,15 +157,27 @@ class Forward:
     """float32 (B, T): entropy in nats; carries gradient where a regulariser asks for it."""
     scored_BT: Tensor | None = None
     """bool (B, T): where the current policy was asked; elsewhere values are the behaviour policy's. None: all."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """More that some links need: (B, T) or (B, T, H) by name; the need `forward_NAME` asks for `NAME`."""
 
     def detach(self) -> Forward:
         """Return the same values without gradient, as credit links see them."""
-        return dataclasses.replace(self, logp_BT=self.logp_BT.detach(), entropy_BT=self.entropy_BT.detach())
+        return dataclasses.replace(
+            self,
+            logp_BT=self.logp_BT.detach(),
+            entropy_BT=self.entropy_BT.detach(),
+            extra={name: value.detach() for name, value in self.extra.items()},
+        )
 
     def select(self, rows: Tensor) -> Forward:
         """Return the given rows."""
         scored_BT = None if self.scored_BT is None else self.scored_BT[rows]
-        return Forward(logp_BT=self.logp_BT[rows], entropy_BT=self.entropy_BT[rows], scored_BT=scored_BT)
+        return Forward(
+            logp_BT=self.logp_BT[rows],
+            entropy_BT=self.entropy_BT[rows],
+            scored_BT=scored_BT,
+            extra={name: value[rows] for name, value in self.extra.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +186,25 @@ class Penalty:
 
     coefficient_BT: Tensor
     target_logp_BT: Tensor
-    form: Literal["abs", "k1", "k2", "k3"]
+    form: Literal["abs", "k1", "k2", "k3", "k1+", "k3+", "hinge"]
+    """See `forkpoint.credit.kl`; with `+` the value is the form's and the gradient that of k2 (straight-through)."""
+    threshold: float = 0.0
+    """Of `hinge`: log-ratios up to it, in nats, cost nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyTerm:
+    """A term `slope * H + offset` added to the loss of a mini-batch, summed over tokens.
+
+    Any function of the current entropies of a mini-batch has such a form around the values at hand: the slope is its
+    derivative by each entropy, the offset makes the sum its value. So it adds up over micro-batches.
+    """
+
+    slope_BT: Tensor
+    """In loss per nat; no denominator is applied. 0 where a token takes no part. (B, T, H) where H is."""
+    offset_BT: Tensor
+    of: str = "entropy"
+    """`entropy` is `Forward.entropy_BT`; another name is looked up in `Forward.extra`, for example `hidden`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,15 +220,27 @@ class Credit:
     """float32 (B, T): multiplies the surrogate; 0 silences a token but leaves it in the denominator."""
     keep_BT: Tensor
     """bool (B, T): False drops a token from loss and denominator. Starts as the response mask."""
-    ratio: Literal["token", "sequence", "stop"] = "token"
-    """token: PPO; sequence: length-normalised (GSPO); stop: detached and capped (CISPO)."""
+    ratio: Literal["token", "sequence", "stop", "mean"] = "token"
+    """token: PPO; sequence: length-normalised (GSPO); stop: detached and capped (CISPO); mean: the mean of order
+    `order` over the answer's tokens (HölderPO, GMPO)."""
+    order: float = 0.0
+    """p of `ratio="mean"`: 1 arithmetic, 0 geometric, -1 harmonic."""
+    inner_bounds: bool = False
+    """Whether, with `ratio="mean"`, the bounds act on every token's ratio before the mean (GMPO) or on the mean."""
     low_BT: Tensor | None = None
     """Lower bound of the ratio, per token; None leaves it open."""
     high_BT: Tensor | None = None
     """Upper bound of the ratio, per token; None leaves it open."""
+    scaled_low_BT: Tensor | None = None
+    """bool (B, T): below the lower bound the gradient is that of low * r / sg(r) instead of 0. None: nowhere."""
+    scaled_high_BT: Tensor | None = None
+    """bool (B, T): above the upper bound the gradient is that of high * r / sg(r) instead of 0. None: nowhere."""
+    unclipped_BT: Tensor | None = None
+    """bool (B, T): tokens that neither the bounds nor the dual clip touch. None: nowhere."""
     dual_clip: float | None = None
     """c: where the advantage is negative the surrogate is at least c * advantage."""
     penalties: tuple[Penalty, ...] = ()
+    entropy_terms: tuple[EntropyTerm, ...] = ()
     denominator: Literal["token", "sequence", "constant", "micro-token"] = "token"
     """How per-token losses become one number: see `forkpoint.loss.coefficients`."""
     constant: float | None = None
@@ -200,26 +248,36 @@ class Credit:
 
     def select(self, rows: Tensor) -> Credit:
         """Return the given rows."""
+        return _rows_of(self, rows)
 
-        def cut(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[rows]
 
-        return dataclasses.replace(
-            self,
-            advantage_BT=self.advantage_BT[rows],
-            weight_BT=self.weight_BT[rows],
-            keep_BT=self.keep_BT[rows],
-            low_BT=cut(self.low_BT),
-            high_BT=cut(self.high_BT),
-            penalties=tuple(
-                Penalty(
-                    coefficient_BT=p.coefficient_BT[rows],
-                    target_logp_BT=p.target_logp_BT[rows],
-                    form=p.form,
-                )
-                for p in self.penalties
-            ),
-        )
+def _rows_of(value: Any, rows: Tensor) -> Any:
+    """Return a dataclass with the given rows of every tensor it holds, also inside tuples of dataclasses."""
+    changes: dict[str, Any] = {}
+    for part in dataclasses.fields(value):
+        inside = getattr(value, part.name)
+        if isinstance(inside, Tensor):
+            changes[part.name] = inside[rows]
+        elif isinstance(inside, tuple):
+            changes[part.name] = tuple(_rows_of(item, rows) for item in inside)
+    return dataclasses.replace(value, **changes)
+
+
+def right(rollouts: Rollouts) -> Tensor:
+    """Return which answers are right, bool (B,): by the verdict where there are any, else by a reward above 0.
+
+    An answer that was not judged is not right.
+
+    Raises:
+        InputError: there is neither a verdict nor a reward.
+    """
+    device = rollouts.group_B.device
+    if rollouts.verdicts:
+        return torch.tensor([verdict == Verdict.RIGHT for verdict in rollouts.verdicts], device=device)
+    if rollouts.reward_B is None:
+        raise InputError("neither verdicts nor rewards are known: verify the rollouts first")
+    right_B = rollouts.reward_B > 0
+    return right_B if rollouts.judged_B is None else right_B & rollouts.judged_B
 
 
 def blank_credit(rollouts: Rollouts) -> Credit:

@@ -130,6 +130,22 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
+def rank_key(value_N: Tensor) -> Tensor:
+    """Return integers in the order of floats, equal where they are equal; NaN has no defined place.
+
+    On a CPU torch sorts integers many times faster than floats (radix sort).
+
+    >>> rank_key(torch.tensor([-1.0, -0.0, 0.0, 2.0])).diff().sign().tolist()
+    [1, 0, 1]
+    """
+    if value_N.dtype not in (torch.float32, torch.float64):
+        return rank_key(value_N.float()) if value_N.is_floating_point() else value_N
+    integer, width = (torch.int32, 31) if value_N.dtype == torch.float32 else (torch.int64, 63)
+    bits_N = (value_N + 0.0).view(integer)  # -0.0 + 0.0 is 0.0
+    # Negative floats are stored as sign and magnitude: their order is turned around.
+    return bits_N ^ ((bits_N >> width) & ((1 << width) - 1))
+
+
 def top_count(value_BT: Tensor, mask_BT: Tensor, count_S: Tensor, segment_B: Tensor, order_BT: Tensor) -> Tensor:
     """Return the mask of the `count_S[s]` largest values of every segment, ties broken by `order_BT`.
 
@@ -149,10 +165,11 @@ def top_count(value_BT: Tensor, mask_BT: Tensor, count_S: Tensor, segment_B: Ten
     """
     index = mask_BT.reshape(-1).nonzero().squeeze(1)
     value = value_BT.reshape(-1)[index]
-    segment = segment_B[:, None].expand_as(mask_BT).reshape(-1)[index]
+    width = max(1, mask_BT.shape[1])
+    segment = segment_B.to(torch.int32)[torch.div(index, width, rounding_mode="floor")]  # half the memory of int64
     # Three stable sorts, last key first: segment, then value descending, then order ascending.
     by = torch.argsort(order_BT.reshape(-1)[index], stable=True)
-    by = by[torch.argsort(value[by], descending=True, stable=True)]
+    by = by[torch.argsort(rank_key(value)[by], descending=True, stable=True)]
     by = by[torch.argsort(segment[by], stable=True)]
     size_S = torch.bincount(segment, minlength=count_S.numel())
     start_S = size_S.cumsum(0) - size_S

@@ -1,37 +1,18 @@
-"""The table of methods that every contract is applied to. A new method joins by one row."""
+"""The table of methods that every contract is applied to: the rows below and those of `tests/methods`."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
 
 from forkpoint import methods
 from forkpoint.credit import (
-    Chain,
     chain,
     entropy_bonus,
     kl,
 )
-from forkpoint.methods import METHODS, forking
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A method, or a variant of one, and what it declares."""
-
-    method: str
-    make: Callable[[], Chain]
-    micro: bool = False
-    """Whether its result depends on how a mini-batch is cut into passes."""
-
-
-def row(method: str, make: Callable[[], Chain] | None = None, **arguments) -> Row:
-    micro = arguments.pop("micro", False)
-    return Row(method=method, make=make or (lambda: METHODS[method](**arguments)), micro=micro)
-
+from forkpoint.methods import forking
+from method_kit import collected, row
 
 ROWS = {
     "grpo": row("grpo"),
@@ -45,12 +26,12 @@ ROWS = {
     "dr_grpo constant": row("dr_grpo", constant=11.0),
     "rloo": row("rloo"),
     "reinforce_pp": row("reinforce_pp"),
-    "reinforce_pp kl": row("reinforce_pp", kl_coefficient=0.3),
+    "reinforce_pp kl": row("reinforce_pp", kl_coefficient=0.3, bfloat16=0.02, level_teaches=True),
     "reinforce_pp group": row("reinforce_pp", baseline="group", kl_coefficient=0.3),
     "dapo": row("dapo"),
     "dapo dual": row("dapo", dual=1.1),
     "dapo k3": row("dapo", kl_coefficient=0.3),
-    "gspo": row("gspo"),
+    "gspo": row("gspo", teaches=False),
     "gspo wide": row("gspo", clip_low=0.2, clip_high=0.2),
     "cispo": row("cispo"),
     "cispo capped": row("cispo", cap=1.1, floor=0.9),
@@ -84,6 +65,7 @@ ROWS = {
         "forking", lambda: chain(methods.gspo(clip_low=0.3, clip_high=0.3), *forking(share=0.4).links[-1:])
     ),
 }
+ROWS = {**ROWS, **collected("ROWS")}
 EVERY = pytest.mark.parametrize("name", ROWS)
 
 

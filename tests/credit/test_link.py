@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 
 import pytest
@@ -156,9 +157,10 @@ def test_describe_is_json_ready():
 
 
 def test_links_are_named_as_a_recipe_names_them():
-    samples = {"snapshot": {"name": "x"}}
     for name, make in LINKS.items():
-        assert make(**samples.get(name, {})).name == name
+        parameters = inspect.signature(make).parameters
+        required = {key: 1.0 for key, parameter in parameters.items() if parameter.default is parameter.empty}
+        assert make(**required | {key: "x" for key in required if key == "name"}).name == name
 
 
 FIRST = lambda rollouts, credit: torch.arange(rollouts.rows)[:, None] == 0  # noqa: E731

@@ -4,7 +4,6 @@ Run against the stand-in of `vllm_double`, never against vLLM itself.
 """
 
 import dataclasses
-import math
 import sys
 
 import pytest
@@ -14,7 +13,7 @@ import vllm_double
 from forkpoint.decode.answers import TwoTemperatures
 from forkpoint.decode.decoder import NotFiniteError, Sampling, decode
 from forkpoint.decode.rollout import joined, of_prompts, sample_rollouts
-from forkpoint.decode.vllm import entropy_lower_bound, logprobs_mode, open_vllm
+from forkpoint.decode.vllm import logprobs_mode, open_vllm
 from forkpoint.decode.weights import policy_weights
 from forkpoint.errors import InputError, TrainingError
 from forkpoint.model import add_lora
@@ -91,31 +90,6 @@ def test_greedy_entropies_fit_a_processed_engine_too(opened):
     logp_TV = distribution(qwen3(), PROMPTS[0], answers[0].ids, 1.0)
     expected = logp_TV.max(-1).values
     torch.testing.assert_close(torch.tensor(answers[0].logp).double(), expected, atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize("inside", [True, False])
-def test_the_bound_is_below_the_entropy_and_above_one_lump(inside):
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(200):
-        logp_V = torch.log_softmax(torch.randn(40, generator=generator).double() * 2, -1)
-        order = logp_V.argsort(descending=True)
-        top = int(torch.randint(1, 30, (1,), generator=generator))
-        sampled = int(order[0 if inside else top + 3])
-        known = {int(i) for i in order[:top]} | {sampled}
-        values = logp_V[sorted(known)]
-        rest = 1 - float(values.exp().sum())
-        lumped = float(entropy(values)) - rest * math.log(rest)
-        bound = entropy_lower_bound(values.tolist(), top)
-        assert lumped - 1e-12 <= bound <= float(entropy(logp_V)) + 1e-12
-    everything = torch.log_softmax(torch.randn(40, generator=generator).double(), -1)
-    assert entropy_lower_bound(everything.tolist(), 40) == pytest.approx(float(entropy(everything)), abs=1e-12)
-
-
-def test_the_bound_without_the_top_is_that_of_two_outcomes():
-    assert entropy_lower_bound([math.log(0.2)], 0) == pytest.approx(-0.2 * math.log(0.2) - 0.8 * math.log(0.8))
-    assert entropy_lower_bound([0.0], 0) == 0
-    assert entropy_lower_bound([0.0, -math.inf], 2) == 0
-    assert entropy_lower_bound([math.log(0.5), math.log(0.25)], 2) == pytest.approx(0.5 * math.log(8))
 
 
 def test_streams_decide_the_draws(opened):

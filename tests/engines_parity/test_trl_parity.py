@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from core_batches import learn, random_rollouts, rollouts_of
 from forkpoint import methods
-from forkpoint.credit import chain, credit_of, entropy_bonus, group_advantage
+from forkpoint.credit import chain, credit_of, entropy_bonus, group_advantage, init, run
 from forkpoint.credit.advantage import group_normalised
 from forkpoint.credit.select import above_quantile
 from forkpoint.errors import InputError
 from forkpoint.loss import token_losses
-from forkpoint.rollouts import Forward
+from forkpoint.rollouts import Forward, blank_credit
 
 trl = pytest.importorskip("trl", reason="the parity oracle is not installed: pip install 'forkpoint[test]'")
 
@@ -301,3 +302,29 @@ def test_where_we_differ_on_purpose_the_bonus_of_selected_tokens(oracle):
     selected, total = int((theirs != 0).sum()), int(rollouts.mask_BT.sum())
     assert torch.equal(ours != 0, theirs != 0)
     torch.testing.assert_close(ours * total, theirs * selected, rtol=0, atol=1e-6)
+
+
+def test_adaptive_entropy_control_is_trl_s_over_three_updates(oracle):
+    """TRL lets the previous update's entropy decide (`gate="previous"`); coefficients and gradients agree."""
+    make = lambda: methods.adaptive_entropy(target=0.6, delta=0.05, start=0.1, clip_high=0.28, gate="previous")  # noqa: E731
+    trainer = oracle(
+        loss_type="dapo",
+        use_adaptive_entropy=True,
+        entropy_coef=0.1,
+        entropy_target=0.6,
+        entropy_coef_delta=0.05,
+        **PPO,
+    )
+    rollouts, forward = batch(0)
+    method = with_their_eps(make())
+    states = init(method)
+    for scale in (1.0, 2.0, 1.0):  # mean entropies below, above and below the target
+        now = Forward(logp_BT=forward.logp_BT, entropy_BT=scale * forward.entropy_BT)
+        _, logp_gradient, entropy_gradient = their_loss(trainer, rollouts, now, advantages_of(method, rollouts), WHOLE)
+        moved = chain(*(replace(x, init=lambda s=s: s) for x, s in zip(method.links, states, strict=True)))
+        got = learn(moved, rollouts, now)
+        torch.testing.assert_close(got.logp_gradient_BT, logp_gradient, rtol=0, atol=1e-6)
+        torch.testing.assert_close(got.entropy_gradient_BT, entropy_gradient, rtol=0, atol=1e-6)
+        _, states = run(method, blank_credit(rollouts), rollouts, states, when="update", forward=now)
+        assert states[-1]["coefficient"] == pytest.approx(trainer.entropy_coef, abs=1e-12)
+    assert bool((entropy_gradient == 0).all()), "the second update's entropy lay above the target"

@@ -1,78 +1,36 @@
-"""Every named method against numbers worked out by hand, in float64.
-
-Two problems, two answers each, of 2, 1, 3 and 2 tokens. Rewards 1, 0 | 0, 2. Ratios π/π_old and entropies:
-
-    answer 0   r 1.5  0.9        H 0.3  0.9
-    answer 1   r 0.5             H 0.5
-    answer 2   r 1.1  0.7  1.0   H 0.8  0.2  0.05
-    answer 3   r 1.3  1.15       H 0.1  0.7
-
-Group-normalised advantages: group 0 has mean 1/2 and unbiased deviation sqrt(1/2), group 1 mean 1 and
-deviation sqrt(2), so A = (+a, -a | -b, +b). Of a clipped token only the value counts: with A > 0 a ratio
-above the bound, with A < 0 one below it. `loss` is coefficient * token loss, `gradient` its derivative by
-log π.
-"""
+"""The methods of the first papers against numbers worked out by hand, in float64; see `method_kit` for the batch."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
 
-from core_batches import Micros, forward_of, learn, padded, rollouts_of
+from core_batches import forward_of, learn, rollouts_of
 from forkpoint import methods
-from forkpoint.credit import Chain
 from forkpoint.errors import InputError
 from forkpoint.methods import METHODS, describe, forking, method_chain
-from forkpoint.rollouts import Forward
+from method_kit import (
+    A0,
+    A1,
+    BY_ANSWER,
+    BY_TOKEN,
+    ENTROPY,
+    GROUP,
+    HIGHER,
+    NEW,
+    PPO,
+    SLOPE,
+    batch,
+    case,
+    check,
+    times,
+)
 
-RATIO = [[1.5, 0.9], [0.5], [1.1, 0.7, 1.0], [1.3, 1.15]]
-ENTROPY = [[0.3, 0.9], [0.5], [0.8, 0.2, 0.05], [0.1, 0.7]]
-OLD = [[-1.0, -2.0], [-0.5], [-1.5, -0.3, -0.7], [-0.9, -1.1]]
-NEW = [[o + math.log(r) for o, r in zip(*rows, strict=True)] for rows in zip(OLD, RATIO, strict=True)]
-REF = [[n + 0.1 for n in row] for row in NEW]
-LENGTH = [2, 1, 3, 2]
-
-a = 0.5 / (math.sqrt(0.5) + 1e-6)
-b = 1.0 / (math.sqrt(2.0) + 1e-6)
+a, b = A0, A1
 w = math.sqrt(5.5 / 7 + 1e-8)  # REINFORCE++: see the case
-GROUP = [a, -a, -b, b]
-ALL = [[1, 1], [1], [1, 1, 1], [1, 1]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    make: Callable[[], Chain]
-    advantage: list[float]
-    loss: list[list[float]]
-    gradient: list[list[float]]
-    keep: list[list[int]]
-    weight: list[list[int]]
-    entropy_gradient: float
-    micros: Micros | None
-
-
-def case(make, advantage, loss, gradient, *, keep=ALL, weight=ALL, entropy_gradient=0.0, micros=None) -> Case:
-    return Case(
-        make=make, advantage=advantage, loss=loss, gradient=gradient, keep=keep, weight=weight,
-        entropy_gradient=entropy_gradient, micros=micros,
-    )  # fmt: skip
-
-
-def times(factors: list[float], rows: list[list[float]]) -> list[list[float]]:
-    return [[factor * x for x in row] for factor, row in zip(factors, rows, strict=True)]
-
-
-# Clipped value and slope of r A, as multiples of |A| with the sign of the loss; high is 1.2 or DAPO's 1.28.
-PPO = [[-1.2, -0.9], [0.8], [1.1, 0.8, 1.0], [-1.2, -1.15]]
-HIGHER = [[-1.28, -0.9], [0.8], [1.1, 0.8, 1.0], [-1.28, -1.15]]
-SLOPE = [[0.0, -0.9], [0.0], [1.1, 0.0, 1.0], [0.0, -1.15]]
-BY_ANSWER = [a / 8, a / 4, b / 12, b / 8]  # |A| / (4 answers * their tokens)
-BY_TOKEN = [a / 8, a / 8, b / 8, b / 8]  # |A| / 8 tokens
 TOP2 = [[0, 1], [0], [1, 0, 0], [0, 0]]  # the two highest entropies, 0.9 and 0.8
 s0, s2 = math.sqrt(1.5 * 0.9), (1.1 * 0.7 * 1.0) ** (1 / 3)  # GSPO: geometric mean of the ratios of an answer
 
@@ -182,31 +140,9 @@ CASES = {
 }  # fmt: skip
 
 
-def batch():
-    rollouts = rollouts_of(OLD, groups=[0, 0, 1, 1], reward=[1.0, 0.0, 0.0, 2.0], entropy=ENTROPY, ref=REF)
-    return rollouts, Forward(logp_BT=padded(NEW), entropy_BT=padded(ENTROPY))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_hand_computed(name):
-    expected = CASES[name]
-    rollouts, forward = batch()
-    got = learn(expected.make(), rollouts, forward, None if expected.micros is None else [expected.micros])
-
-    def same(value, wanted):
-        torch.testing.assert_close(value, wanted, rtol=0, atol=1e-12)
-
-    advantage = padded([[x] * n for x, n in zip(expected.advantage, LENGTH, strict=True)])
-    same(got.credit.advantage_BT, advantage)
-    same(got.credit.weight_BT * rollouts.mask_BT, padded(expected.weight))
-    assert torch.equal(got.credit.keep_BT, padded(expected.keep) > 0)
-    assert got.value == pytest.approx(sum(map(sum, expected.loss)), abs=1e-12)
-    same(got.logp_gradient_BT, padded(expected.gradient))
-    same(got.entropy_gradient_BT, expected.entropy_gradient * rollouts.mask_BT.double())
-
-
-def test_every_method_has_a_hand_computed_case():
-    assert {name.split()[0] for name in CASES} == set(METHODS)
+    check(CASES[name])
 
 
 def test_reinforce_pp_puts_the_kl_of_the_recorded_policy_into_the_return():

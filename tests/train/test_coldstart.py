@@ -130,3 +130,16 @@ def test_a_head_that_is_not_understood_is_refused_with_a_remedy_that_works(model
     assert first["loss"] == pytest.approx(fused["loss"], rel=1e-5)
     with pytest.raises(InputError, match="head 'fast' is none of fused, plain"):
         settings(model, data, head="fast")
+
+
+def test_a_selection_is_part_of_the_run(model, data, tmp_path, capsys):
+    chosen = {"select": "forking", "share": 0.5, "rest": 0.1, "leave_out": (7,)}
+    last = cold_start(settings(model, data, steps=4, **chosen), run_dir=tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    plain = cold_start(settings(model, data, steps=4), run_dir=tmp_path / "plain")
+    assert any(not torch.equal(x, weights(plain)[name]) for name, x in weights(last).items())
+    assert all(row["tokens/learned"] > 0 for row in rows)
+    with pytest.raises(InputError, match="other settings"):
+        cold_start(settings(model, data, steps=4, **chosen | {"share": 0.4}), run_dir=tmp_path / "run", resume=True)
+    again = cold_start(settings(model, data, steps=4, **chosen), run_dir=tmp_path / "run", resume=True)
+    assert again == last

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 from forkpoint.errors import InputError, TrainingError
-from forkpoint.methods import METHODS
 from forkpoint.train.loop import train
 from forkpoint.train.recipe import load_recipe
 from tiny import save
@@ -208,8 +207,8 @@ def test_sigkill_at_random_moments(tmp_path):
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "forking"])
-def test_every_named_method_trains(tmp_path, method):
+@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "rloo", "reinforce_pp", "gspo", "cispo", "entropy_bonus"])
+def test_the_methods_of_every_denominator_and_ratio_train(tmp_path, method):
     train(
         load_recipe(write(tmp_path, method), ["train.steps=1", "eval.before=false", "eval.after=false"]),
         run_dir=tmp_path / "run",

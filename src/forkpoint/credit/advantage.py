@@ -15,14 +15,20 @@ from forkpoint.scope import segment_sum
 
 
 def group_normalised(
-    reward_B: Tensor, group_B: Tensor, judged_B: Tensor, *, std: bool = True, eps: float = 1e-6
+    reward_B: Tensor,
+    group_B: Tensor,
+    judged_B: Tensor,
+    *,
+    std: bool = True,
+    eps: float = 1e-6,
+    correction: int = 1,
 ) -> Tensor:
     """Return the reward of every answer relative to its group.
 
         A_i = (R_i - μ_g) / (σ_g + eps)      with std (GRPO)
         A_i =  R_i - μ_g                     without (Dr. GRPO)
 
-    μ_g and the unbiased σ_g (divisor n - 1) are taken over the judged answers of the group.
+    μ_g and σ_g (divisor n - correction) are taken over the judged answers of the group.
 
     Args:
         reward_B: float (B,), in units of reward.
@@ -30,6 +36,7 @@ def group_normalised(
         judged_B: bool (B,); answers that could not be judged take no part and get 0.
         std: divide by the group's standard deviation.
         eps: added to it, in units of reward.
+        correction: 1 for the unbiased deviation, 0 for that of the population.
 
     Returns:
         float (B,); 0 for a group of one or of equal rewards.
@@ -45,15 +52,16 @@ def group_normalised(
     count_B = segment_sum(judged_B.to(reward_B.dtype), segment_B)[segment_B]
     mean_B = segment_sum(reward_B, segment_B)[segment_B] / count_B.clamp(min=1)
     # Rounding leaves equal rewards a little off their mean, and σ is no larger than that: A would be big.
-    learns_B = judged_B & _differs(reward_B, segment_B, judged_B)
+    learns_B = judged_B & differs(reward_B, segment_B, judged_B)
     centred_B = torch.where(learns_B, reward_B - mean_B, 0.0)
     if not std:
         return centred_B
-    variance_B = segment_sum(centred_B**2, segment_B)[segment_B] / (count_B - 1).clamp(min=1)
-    return centred_B / (variance_B.sqrt() + eps)
+    variance_B = segment_sum(centred_B**2, segment_B)[segment_B] / (count_B - correction).clamp(min=1)
+    deviation_B = variance_B.sqrt() + eps
+    return torch.where(centred_B == 0, 0.0, centred_B / torch.where(deviation_B > 0, deviation_B, 1.0))
 
 
-def _differs(reward_B: Tensor, segment_B: Tensor, judged_B: Tensor) -> Tensor:
+def differs(reward_B: Tensor, segment_B: Tensor, judged_B: Tensor) -> Tensor:
     """Return, for every answer, whether the judged answers of its segment have more than one reward."""
     extreme_S = torch.zeros_like(reward_B)
     highest_S = extreme_S.scatter_reduce(
@@ -124,12 +132,13 @@ def group_advantage(*, std: bool = True, eps: float = 1e-6) -> Link:
     """
 
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
-        reward_B, judged_B = _judged(rollouts)
+        reward_B, judged_B = judged_rewards(rollouts)
         advantage_B = group_normalised(reward_B, rollouts.group_B, judged_B, std=std, eps=eps)
-        return _spread(credit, rollouts, advantage_B, judged_B), state
+        return spread(credit, rollouts, advantage_B, judged_B), state
 
     return Link(
         name="group_advantage",
+        stage="advantage",
         arguments={"std": std, "eps": eps},
         update=update,
         scope="group",
@@ -141,11 +150,13 @@ def leave_one_out_advantage() -> Link:
     """Link: the leave-one-out advantage of RLOO. See `leave_one_out`."""
 
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
-        reward_B, judged_B = _judged(rollouts)
+        reward_B, judged_B = judged_rewards(rollouts)
         advantage_B = leave_one_out(reward_B, rollouts.group_B, judged_B)
-        return _spread(credit, rollouts, advantage_B, judged_B), state
+        return spread(credit, rollouts, advantage_B, judged_B), state
 
-    return Link(name="leave_one_out_advantage", update=update, scope="group", needs=frozenset({"reward"}))
+    return Link(
+        name="leave_one_out_advantage", stage="advantage", update=update, scope="group", needs=frozenset({"reward"})
+    )
 
 
 def batch_advantage(*, baseline: Literal["none", "group"] = "none", kl: float = 0.0, eps: float = 1e-8) -> Link:
@@ -166,7 +177,7 @@ def batch_advantage(*, baseline: Literal["none", "group"] = "none", kl: float = 
         raise InputError(f"kl is {kl} and must be >= 0")
 
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
-        reward_B, judged_B = _judged(rollouts)
+        reward_B, judged_B = judged_rewards(rollouts)
         if baseline == "group":
             reward_B = group_normalised(reward_B, rollouts.group_B, judged_B, std=False)
         keep_BT = credit.keep_BT & judged_B[:, None]
@@ -181,6 +192,7 @@ def batch_advantage(*, baseline: Literal["none", "group"] = "none", kl: float = 
 
     return Link(
         name="batch_advantage",
+        stage="advantage",
         arguments={"baseline": baseline, "kl": kl, "eps": eps},
         update=update,
         scope="rollout",
@@ -188,15 +200,17 @@ def batch_advantage(*, baseline: Literal["none", "group"] = "none", kl: float = 
     )
 
 
-def _judged(rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+def judged_rewards(rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+    """Return the rewards and which of them count; a reward that is not finite counts as not judged."""
     reward_B, judged_B = rollouts.reward_B, rollouts.judged_B
     assert reward_B is not None  # noqa: S101 - checked by check_needs
     # bfloat16 cannot count past 256.
     reward_B = reward_B.to(torch.promote_types(reward_B.dtype, torch.float32))
-    return reward_B, torch.ones_like(reward_B, dtype=torch.bool) if judged_B is None else judged_B
+    finite_B = reward_B.isfinite()
+    return reward_B, finite_B if judged_B is None else judged_B & finite_B
 
 
-def _spread(credit: Credit, rollouts: Rollouts, advantage_B: Tensor, judged_B: Tensor) -> Credit:
+def spread(credit: Credit, rollouts: Rollouts, advantage_B: Tensor, judged_B: Tensor) -> Credit:
     """Give every token of an answer the same advantage; what was not judged leaves the denominator."""
     advantage_BT = torch.where(rollouts.mask_BT, advantage_B[:, None].to(credit.advantage_BT.dtype), 0.0)
     return dataclasses.replace(credit, advantage_BT=advantage_BT, keep_BT=credit.keep_BT & judged_B[:, None])

@@ -38,7 +38,7 @@ def clip(*, low: float | None = 0.2, high: float | None = 0.2) -> Link:
             high_BT=None if high is None else one * (1 + high),
         ), state
 
-    return Link(name="clip", arguments={"low": low, "high": high}, update=update)
+    return Link(name="clip", stage="clip", arguments={"low": low, "high": high}, update=update)
 
 
 def dual_clip(*, c: float = 3.0) -> Link:
@@ -55,7 +55,7 @@ def dual_clip(*, c: float = 3.0) -> Link:
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
         return dataclasses.replace(credit, dual_clip=c), state
 
-    return Link(name="dual_clip", arguments={"c": c}, update=update)
+    return Link(name="dual_clip", stage="clip", arguments={"c": c}, update=update)
 
 
 def sequence_ratio() -> Link:
@@ -67,7 +67,7 @@ def sequence_ratio() -> Link:
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
         return dataclasses.replace(credit, ratio="sequence"), state
 
-    return Link(name="sequence_ratio", update=update)
+    return Link(name="sequence_ratio", stage="ratio", update=update)
 
 
 def stop_ratio(*, cap: float = 5.0, floor: float | None = None) -> Link:
@@ -90,7 +90,7 @@ def stop_ratio(*, cap: float = 5.0, floor: float | None = None) -> Link:
             credit, ratio="stop", high_BT=one * cap, low_BT=None if floor is None else one * floor
         ), state
 
-    return Link(name="stop_ratio", arguments={"cap": cap, "floor": floor}, update=update)
+    return Link(name="stop_ratio", stage="ratio", arguments={"cap": cap, "floor": floor}, update=update)
 
 
 def aggregate(
@@ -123,4 +123,9 @@ def aggregate(
             credit, denominator=denominator, constant=divisor if denominator == "constant" else None
         ), state
 
-    return Link(name="aggregate", arguments={"denominator": denominator, "constant": constant}, update=update)
+    return Link(
+        name="aggregate",
+        stage="aggregation",
+        arguments={"denominator": denominator, "constant": constant},
+        update=update,
+    )

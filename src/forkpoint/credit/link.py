@@ -7,12 +7,10 @@ from seed and step.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from forkpoint.errors import InputError
@@ -54,6 +52,21 @@ class Regulariser(Protocol):
         ...
 
 
+Stage = Literal[
+    "advantage",
+    "selection",
+    "weight",
+    "clip",
+    "ratio",
+    "aggregation",
+    "penalty",
+    "regulariser",
+    "controller",
+    "measure",
+]
+"""Which part of the loss a link writes; `controller` moves a number of another link, `measure` writes nothing."""
+
+
 def _keep(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
     return credit, state
 
@@ -63,6 +76,8 @@ class Link:
     """One step of a chain."""
 
     name: str
+    stage: Stage | None = None
+    """Which part of the loss it writes, for catalogues."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     update: Update = _keep
     when: Literal["rollout", "update"] = "rollout"
@@ -70,8 +85,8 @@ class Link:
     scope: Scope | None = None
     """Over which rows its statistic is taken, where it has one."""
     needs: frozenset[str] = frozenset()
-    """What it reads beyond rewards and log-probs: `entropy` (recorded), `forward` (the current policy),
-    `ref_logp` (a reference model), `entropy_gradient` (a differentiable current entropy)."""
+    """What it reads beyond log-probs: `reward`, `entropy` (recorded), `forward` (the current policy), `ref_logp` (a
+    reference model), `entropy_gradient` (a differentiable current entropy), or a name of `EXTRA`."""
     drops: bool = False
     """Whether it may take tokens out of the denominator (set `keep_BT` false)."""
     adds: bool = True
@@ -217,6 +232,27 @@ _REMEDY = {
     "reward": "verify the rollouts first, so that reward_B and judged_B are set",
 }
 
+EXTRA = {
+    "hidden": "the last hidden state that predicts each token, float (B, T, H)",
+    "cluster": "which answers of a group are the same answer, int64 (B,), numbers unique across groups",
+    "error_class": "the kind of mistake of every wrong answer, int64 (B,)",
+    "step": "the number of the reasoning step each token belongs to, int64 (B, T), from 0, -1 for none",
+    "planning": "which tokens belong to planning spans, bool (B, T)",
+    "thinking": "which tokens belong to the thinking phase, bool (B, T)",
+    "step_reward": "what a judge gave the step each token belongs to, float (B, T), NaN for nothing",
+    "kind": "the role and task type of every row, int64 (B,)",
+    "explore": "which rows were sampled at another temperature to move the entropy, bool (B,)",
+    "turn": "the number of the turn each token belongs to, int64 (B, T), from 0",
+    "anchor": "the position of the first token of the final answer's marker, int64 (B,), -1 where there is none",
+    "nucleus_entropy": "entropy of the renormalised nucleus of mass 0.8, float (B, T)",
+    "proxy_logp": "log-prob of the sampled token under the min-p filtered policy, float (B, T), -inf if filtered out",
+    "sampled_flow": "Σ_v π_v² (log π_v + H) of the policy that sampled each token, float (B, T)",
+    "collision": "Σ_v π_v² of the policy that sampled each token, float (B, T)",
+    "attention_entropy": "entropy of a middle layer's attention over log of the context length, float (B, T)",
+}
+"""Needs that `Rollouts.extra` holds under the same name, and what each is. `forward_NAME` asks `Forward.extra` for
+`NAME`, the same of the current policy, with gradient where a link differentiates it."""
+
 
 def check_needs(link: Link, rollouts: Rollouts, forward: Forward | None) -> None:
     """Raise `InputError` when `rollouts` or `forward` lack what the link needs."""
@@ -224,123 +260,23 @@ def check_needs(link: Link, rollouts: Rollouts, forward: Forward | None) -> None
         "forward": forward is None,
         "ref_logp": rollouts.ref_logp_BT is None,
         "reward": rollouts.reward_B is None,
+        "entropy": False,
+        "entropy_gradient": False,
     }
     for need in sorted(link.needs):
-        if lacking.get(need, False):
+        if not lacking.get(need, True):
+            continue
+        if need in _REMEDY:
             raise InputError(f"link {link.name!r} needs {need!r} and the rollouts have none: {_REMEDY[need]}")
+        current, name = need.startswith("forward_"), need.removeprefix("forward_")
+        if name not in (rollouts.extra if not current else {} if forward is None else forward.extra):
+            place = "Forward.extra" if current else "Rollouts.extra"
+            what = f" ({EXTRA[name]})" if name in EXTRA else ""
+            raise InputError(
+                f"link {link.name!r} needs {need!r}{what} and there is none: put it into {place}[{name!r}]"
+            )
     if "entropy" in link.needs and rollouts.entropy_kind == "lower-bound":
         raise InputError(
             f"link {link.name!r} reads behaviour entropies and these are only lower bounds of them: "
             "set decode.rescore = true, or let the link look at the current policy"
         )
-
-
-def masked(link: Link, where: Callable[[Rollouts, Credit], Tensor], *, name: str = "masked") -> Link:
-    """Return the link applied only where a condition holds; elsewhere credit passes through unchanged.
-
-    Args:
-        link: the link to restrict. It must not change `ratio`, `dual_clip`, `denominator` or `constant`,
-            which hold for the batch as a whole, nor be a regulariser.
-        where: `(rollouts, credit) -> bool (B, T)` or (B, 1).
-        name: what the description calls the condition.
-
-    Raises:
-        InputError: the link is a regulariser, or (when it runs) sets a property of the whole batch.
-    """
-    if link.regularise is not None:
-        raise InputError(f"link {link.name!r} is a regulariser and cannot be masked")
-
-    def update(credit: Credit, rollouts: Rollouts, **kwargs: Any) -> tuple[Credit, State]:
-        new, state = link.update(credit, rollouts, **kwargs)
-        if (new.ratio, new.dual_clip, new.denominator, new.constant) != (
-            credit.ratio,
-            credit.dual_clip,
-            credit.denominator,
-            credit.constant,
-        ):
-            raise InputError(f"link {link.name!r} sets a property of the whole batch and cannot be masked")
-        where_BT = where(rollouts, credit).expand_as(credit.advantage_BT)
-
-        def mix(new_BT: Tensor | None, old_BT: Tensor | None, open_bound: float) -> Tensor | None:
-            if new_BT is None and old_BT is None:
-                return None
-            open_BT = torch.full_like(credit.advantage_BT, open_bound)
-            return torch.where(where_BT, open_BT if new_BT is None else new_BT, open_BT if old_BT is None else old_BT)
-
-        added = tuple(
-            dataclasses.replace(p, coefficient_BT=torch.where(where_BT, p.coefficient_BT, 0.0))
-            for p in new.penalties[len(credit.penalties) :]
-        )
-        mixed = dataclasses.replace(
-            new,
-            advantage_BT=torch.where(where_BT, new.advantage_BT, credit.advantage_BT),
-            weight_BT=torch.where(where_BT, new.weight_BT, credit.weight_BT),
-            keep_BT=torch.where(where_BT, new.keep_BT, credit.keep_BT),
-            low_BT=mix(new.low_BT, credit.low_BT, 0.0),
-            high_BT=mix(new.high_BT, credit.high_BT, torch.inf),
-            penalties=credit.penalties + added,
-        )
-        return mixed, state
-
-    return dataclasses.replace(link, name=f"{name}({link.name})", update=update)
-
-
-def scheduled(make: Callable[..., Link], **arguments: Any) -> Link:
-    """Return a link whose numeric arguments may be schedules: functions of the number of calls so far.
-
-    Args:
-        make: a link function such as `kl`.
-        arguments: its arguments; a callable value is called with the count of earlier updates (0, 1, ...).
-
-    >>> from forkpoint.credit import clip
-    >>> link = scheduled(clip, low=0.2, high=lambda n: 0.28 if n else 0.2)
-    >>> link.name, link.init()
-    ('scheduled(clip)', {'calls': 0})
-    """
-
-    def at(calls: int) -> Link:
-        return make(**{name: value(calls) if callable(value) else value for name, value in arguments.items()})
-
-    def refuse_regulariser(link: Link) -> None:
-        if link.regularise is not None:
-            raise InputError(f"link {link.name!r} is a regulariser and cannot be scheduled")
-
-    def update(credit: Credit, rollouts: Rollouts, *, state: State, **kwargs: Any) -> tuple[Credit, State]:
-        inner = at(state["calls"])
-        refuse_regulariser(inner)
-        check_needs(inner, rollouts, kwargs.get("forward"))
-        credit, _ = inner.update(credit, rollouts, state=inner.init(), **kwargs)
-        return credit, {"calls": state["calls"] + 1}
-
-    first = at(0)
-    if first.init():
-        raise InputError(f"link {first.name!r} keeps state of its own and cannot be scheduled")
-    refuse_regulariser(first)
-    shown = {name: "schedule" if callable(value) else value for name, value in arguments.items()}
-    return dataclasses.replace(
-        first,
-        name=f"scheduled({first.name})",
-        arguments=shown,
-        update=update,
-        init=lambda: {"calls": 0},
-    )
-
-
-def snapshot(name: str) -> Link:
-    """Return a link that changes nothing and measures the credit that flows past it.
-
-    Its state holds `metrics`: share of response tokens kept, mean weight and mean |advantage| of those.
-    """
-
-    def update(credit: Credit, rollouts: Rollouts, **_: Any) -> tuple[Credit, State]:
-        kept = credit.keep_BT
-        total = rollouts.mask_BT.sum().clamp(min=1)
-        count = kept.sum().clamp(min=1)
-        metrics = {
-            f"{name}/share": float(kept.sum() / total),
-            f"{name}/weight": float(credit.weight_BT[kept].sum() / count),
-            f"{name}/advantage": float(credit.advantage_BT[kept].abs().sum() / count),
-        }
-        return credit, {"metrics": metrics}
-
-    return Link(name="snapshot", arguments={"name": name}, update=update, when="update", adds=False)

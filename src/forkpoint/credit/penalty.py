@@ -11,10 +11,10 @@ from forkpoint.credit.link import Link, State
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Credit, Penalty, Rollouts
 
-FORMS = ("k1", "k2", "k3", "abs")
+FORMS = ("k1", "k2", "k3", "abs", "k1+", "k3+")
 
 
-def kl(*, coefficient: float = 0.001, form: Literal["k1", "k2", "k3", "abs"] = "k3") -> Link:
+def kl(*, coefficient: float = 0.001, form: Literal["k1", "k2", "k3", "abs", "k1+", "k3+"] = "k3") -> Link:
     """Link: pull every token that counts towards the reference model.
 
     With Δ = log π_ref(y) - log π(y):
@@ -22,7 +22,8 @@ def kl(*, coefficient: float = 0.001, form: Literal["k1", "k2", "k3", "abs"] = "
         k1 = -Δ          k2 = Δ² / 2          k3 = exp(Δ) - Δ - 1          abs = |Δ|
 
     k1 and k3 are unbiased estimates of KL(π ‖ π_ref) for samples of π; as a loss, only k2 has the gradient of
-    that KL on such samples. `coefficient=0` changes nothing.
+    that KL on such samples. `k1+` and `k3+` are straight-through: the value of k1 or k3 with the gradient of k2.
+    `coefficient=0` changes nothing.
 
     Args:
         coefficient: >= 0, in loss per nat.
@@ -31,7 +32,8 @@ def kl(*, coefficient: float = 0.001, form: Literal["k1", "k2", "k3", "abs"] = "
     Returns:
         A link that needs a reference model.
 
-    Source: arXiv 2402.03300 eq. 4 (k3); names from Schulman, "Approximating KL divergence" (2020).
+    Source: arXiv 2402.03300 eq. 4 (k3); names from Schulman, "Approximating KL divergence" (2020); straight-through
+    as in verl.
     """
     if not coefficient >= 0:
         raise InputError(f"kl coefficient is {coefficient} and must be >= 0")
@@ -52,6 +54,7 @@ def kl(*, coefficient: float = 0.001, form: Literal["k1", "k2", "k3", "abs"] = "
 
     return Link(
         name="kl",
+        stage="penalty",
         arguments={"coefficient": coefficient, "form": form},
         update=update,
         needs=frozenset({"ref_logp"} if coefficient > 0 else ()),

@@ -40,6 +40,7 @@ def entropy_bonus(*, coefficient: float = 0.001) -> Link:
     }
     return Link(
         name="entropy_bonus",
+        stage="regulariser",
         arguments={"coefficient": coefficient},
         when="update",
         **(active if coefficient else {}),

@@ -18,17 +18,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from forkpoint.decode.decoder import Answer, NotFiniteError, Sampling
 from forkpoint.decode.rollout import Engine
 from forkpoint.decode.weights import policy_weights
+from forkpoint.entropy.bound import entropy_lower_bound
 from forkpoint.errors import InputError, TrainingError
 from forkpoint.model import plain
 
 _EMBEDDED = "or set decode.engine = 'embedded'"
-_ROUNDING = 1e-6
-"""Mass that float32 log-probs cannot tell from none."""
 
 
 def open_vllm(
@@ -169,36 +169,6 @@ def _cuts(sampling: Sampling) -> bool:
     return sampling.temperature != 0 and (sampling.top_p < 1 or sampling.top_k > 0)
 
 
-def entropy_lower_bound(logp: Sequence[float], top: int) -> float:
-    """Return a lower bound of the entropy of a distribution of which only some log-probs are known.
-
-        H >= -sum_known p log p - r log min(r, p_top),   r = 1 - sum_known p
-
-    p_top is the `top`-th largest known probability. Every unknown token has p_i <= r, as it is part of r, and
-    p_i <= p_top, as it is not among the `top` largest; so -log p_i >= -log min(r, p_top), and the unknown part of
-    the entropy, sum p_i (-log p_i), is at least that times r. With every token known r = 0 and the bound is the
-    entropy.
-
-    Args:
-        logp: natural log-probs of distinct tokens: the `top` most likely, and possibly one more.
-        top: how many of them are the most likely ones, >= 0.
-
-    Returns:
-        Nats, >= 0; NaN where a log-prob is.
-
-    >>> round(entropy_lower_bound([math.log(0.5)], 1), 4), round(entropy_lower_bound([math.log(0.5)] * 2, 2), 4)
-    (0.6931, 0.6931)
-    """
-    ordered = sorted((math.exp(value) for value in logp), reverse=True)
-    rest = 1.0 - math.fsum(ordered)
-    known = math.fsum(-p * math.log(p) for p in ordered if p != 0)
-    # Leaving out what rounding makes of nothing keeps a lower bound.
-    if not rest > _ROUNDING:
-        return known
-    largest = ordered[top - 1] if 0 < top <= len(ordered) else 1.0
-    return known - rest * math.log(min(rest, largest)) if largest > 0 else known
-
-
 def _send(llm: Any, model: Any) -> None:
     """Put the policy's weights in the place of vLLM's and forget what was computed with the old ones."""
     try:
@@ -268,14 +238,24 @@ def _answer(index: int, completion: Any, top: int) -> Answer:
         raise TrainingError(
             f"vLLM ended request {index} with {completion.finish_reason!r} after {len(ids)} tokens: see its log"
         )
-    logp, entropy = [], []
-    for token, known in zip(ids, completion.logprobs, strict=True):
-        values = [entry.logprob for entry in known.values()]
-        logp.append(float(known[token].logprob))
-        entropy.append(entropy_lower_bound(values, top))
-        if not (math.isfinite(logp[-1]) and math.isfinite(entropy[-1])):
-            raise NotFiniteError(request=index, token=len(logp) - 1)
+    logp = [float(known[token].logprob) for token, known in zip(ids, completion.logprobs, strict=True)]
+    entropy = _bounds(ids, completion.logprobs, top)
+    for place, values in enumerate(zip(logp, entropy, strict=True)):
+        if not all(map(math.isfinite, values)):
+            raise NotFiniteError(request=index, token=place)
     return Answer(ids=ids, logp=logp, entropy=entropy, finish=completion.finish_reason)
+
+
+def _bounds(ids: Sequence[int], logprobs: Sequence[Any], top: int) -> list[float]:
+    """Return a lower bound of every position's entropy: vLLM gives the `top` likeliest and the sampled token."""
+    entries = [(token == drawn, entry.logprob) for drawn, known in zip(ids, logprobs, strict=True)
+               for token, entry in known.items()]  # fmt: skip
+    drawn_M, logp_M = np.array([drawn for drawn, _ in entries], bool), np.array([logp for _, logp in entries])
+    count_N = np.array([len(known) for known in logprobs])
+    # A drawn token beyond the likeliest ones says nothing of how likely the unknown ones can be.
+    likely_M = ~drawn_M | np.repeat(count_N <= top, count_N)
+    offsets_N = np.concatenate([[0], np.cumsum(count_N)])
+    return entropy_lower_bound(logp_M, offsets_N, likely_M).tolist()
 
 
 def _bar(progress: Callable[[int, int], None]) -> Callable[..., Any]:

@@ -23,6 +23,12 @@ def grpo(
     `clip_high > clip_low` with the token denominator is DAPO; `std=False` with the constant denominator is
     Dr. GRPO; `kl_coefficient=0` needs no reference model.
 
+    Reduces to: Dr. GRPO with `std=False` and the constant denominator.
+
+    Confidence: verified — equations read.
+
+    Deviations: the deviation is unbiased; verl adds 1e-6 to it as here, TRL 1e-4.
+
     Args:
         clip_low: in [0, 1].
         clip_high: >= 0.
@@ -51,6 +57,10 @@ def dr_grpo(
     """GRPO without its two biases: no division by the group's deviation, none by the answer's length.
 
         A_i = R_i - μ_g,   L = -mean_i (1 / constant) Σ_t min(r A, clip(r) A)
+
+    Reduces to: GRPO without its division by the deviation, under the constant denominator.
+
+    Confidence: verified — equations read.
 
     Args:
         clip_low: in [0, 1].

@@ -12,6 +12,10 @@ def gspo(*, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Chain:
 
     On the first update after sampling s = 1 and the gradient is GRPO's.
 
+    Reduces to: GRPO's gradient on the first update after sampling; it is HölderPO of order 0.
+
+    Confidence: verified — equations read.
+
     Args:
         clip_low: in [0, 1]; length normalisation makes ratios near 1, so bounds are narrow.
         clip_high: >= 0.

@@ -6,6 +6,7 @@ The cold start of arXiv 2506.01939 for models that reinforcement learning alone 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from forkpoint.train.console import make_console
 from forkpoint.train.examples import bucketed, read_examples, shuffled
 from forkpoint.train.runlog import append_metrics, open_run, write_recipe_json
 from forkpoint.train.sft import SftState, adamw, negative_log_likelihood, sft
+from forkpoint.train.weigh import Weigh, selection_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,16 @@ class ColdStart:
     """Updates between checkpoints; the last one always writes one."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    select: str = "all"
+    """`all` tokens count alike, or `entropy-sft` or `forking`: see `forkpoint.train.weigh`."""
+    share: float | None = None
+    """Of the tokens that a selection keeps; None is the selection's own."""
+    kappa: float | None = None
+    """Of `entropy-sft`."""
+    rest: float | None = None
+    """Of `forking`: weight of the other tokens."""
+    leave_out: tuple[int, ...] = ()
+    """Ids that never count, such as rock tokens."""
     head: HeadKind = "fused"
     """`plain` for models whose logits are more than a linear layer with soft-cap or scaling."""
     device: str = "auto"
@@ -65,6 +77,11 @@ class ColdStart:
             raise InputError(f"head {self.head!r} is none of {', '.join(get_args(HeadKind))}")
         if not self.lr > 0:
             raise InputError(f"lr is {self.lr} and must be greater than 0")
+        self.weigh()
+
+    def weigh(self) -> Weigh | None:
+        """Return the weights of tokens; None where all count alike."""
+        return selection_of(self.select, share=self.share, kappa=self.kappa, rest=self.rest, leave_out=self.leave_out)
 
 
 def cold_start(settings: ColdStart, *, run_dir: Path, resume: bool = False, fresh: bool = False) -> Path:
@@ -112,12 +129,28 @@ def cold_start(settings: ColdStart, *, run_dir: Path, resume: bool = False, fres
         sft(
             model, batches, steps=settings.steps, lr=settings.lr, warmup=settings.warmup,
             log=log, state=state, after_step=after_step, loss=partial(negative_log_likelihood, head=settings.head),
+            weigh=settings.weigh(), head=settings.head,
         )  # fmt: skip
     finally:
         console.close()
     if last is None:
         raise TrainingError(f"{run_dir} has no checkpoint after the last update")
     return last
+
+
+def read_ids(path: str | Path) -> tuple[int, ...]:
+    """Return token ids from a JSON list.
+
+    Raises:
+        InputError: the file cannot be read or holds anything else.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as a JSON list of token ids: {error}") from error
+    if not isinstance(found, list) or not all(type(x) is int and x >= 0 for x in found):
+        raise InputError(f"{path} must hold a JSON list of token ids, whole numbers from 0: [198, 271]")
+    return tuple(found)
 
 
 def _restored(path: Path, model: Any, state: SftState, settings: ColdStart) -> SftState:
@@ -135,4 +168,8 @@ def _restored(path: Path, model: Any, state: SftState, settings: ColdStart) -> S
 def _fingerprint(settings: ColdStart) -> dict[str, Any]:
     """Return what must stay the same for a resumed run to be the same run."""
     names = ("rows", "lr", "warmup", "weight_decay", "seed", "steps", "max_length")
-    return {name: getattr(settings, name) for name in names} | {"data": Path(settings.data).name}
+    kept = {name: getattr(settings, name) for name in names} | {"data": Path(settings.data).name}
+    if settings.weigh() is None:
+        return kept
+    chosen = {name: getattr(settings, name) for name in ("select", "share", "kappa", "rest")}
+    return kept | chosen | {"leave_out": list(settings.leave_out)}

@@ -42,6 +42,7 @@ from forkpoint.train.runlog import (
 from forkpoint.train.schema import Recipe
 from forkpoint.train.setup import (
     Policy,
+    check_chain,
     encode,
     load_policy,
     make_optimizer,
@@ -87,6 +88,7 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
         TrainingError: the run had to stop; everything written so far is intact.
     """
     chain = credit_chain(recipe)
+    check_chain(recipe, chain)
     # A mistake in the recipe must not move an old run aside, so the run directory is opened last.
     policy = with_engine(recipe, load_policy(recipe), chain)
     task = make_task(recipe)

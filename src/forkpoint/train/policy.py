@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from forkpoint.entropy.token import token_logp_entropy
 from forkpoint.errors import NotFiniteRowError, TrainingError
-from forkpoint.model import HeadKind, head_values, read
+from forkpoint.model import HeadKind, head_values, plain, read
 from forkpoint.rollouts import Forward, Rollouts
 from forkpoint.train.batches import length_buckets
 from forkpoint.train.packed import LONGEST, pack, packed_states
@@ -32,6 +32,7 @@ def forward_rows(
     needs_BT: Tensor | None = None,
     head: HeadKind = "fused",
     packed: bool = False,
+    hidden: bool = False,
 ) -> Forward:
     """Return log-prob and entropy of recorded tokens, with gradient where grad mode is on.
 
@@ -49,6 +50,8 @@ def forward_rows(
         head: which head.
         packed: run without padding, prompts shared by their group; for models where
             `forkpoint.train.packed.can_pack` holds, and the fused head. Rows beyond its limit go padded.
+        hidden: also return the last hidden state that predicts each token, as `extra["hidden"]` (B, T, H); with the
+            fused head alone.
 
     Returns:
         `Forward` with (B, T) tensors, 0 where nothing was asked for.
@@ -60,6 +63,7 @@ def forward_rows(
     length_B = torch.where(needs_BT, torch.arange(needs_BT.shape[1], device=needs_BT.device) + 1, 0).amax(1)
     learns_B = torch.ones_like(rollouts.group_B, dtype=torch.bool) if learns_B is None else learns_B
     logp, entropy, where = [], [], []
+    states = []
     for some_B, gradient in ((learns_B, torch.is_grad_enabled()), (~learns_B, False)):
         rows = (some_B & (length_B > 0)).nonzero().squeeze(1)
         if not rows.numel():
@@ -77,6 +81,8 @@ def forward_rows(
                 logp.append(logp_N)
                 entropy.append(entropy_N)
                 where.append(part.position_N)
+                if hidden:
+                    states.append(part.states_NX)
 
     def placed(parts: list[Tensor]) -> Tensor:
         flat = torch.zeros(rollouts.mask_BT.numel(), device=rollouts.mask_BT.device)
@@ -85,7 +91,17 @@ def forward_rows(
             flat = flat.to(values_N.dtype).index_put((torch.cat(where),), values_N)
         return flat.reshape(rollouts.mask_BT.shape)
 
-    return Forward(logp_BT=placed(logp), entropy_BT=placed(entropy))
+    extra = {"hidden": _placed_states(model, states, where, rollouts)} if hidden else {}
+    return Forward(logp_BT=placed(logp), entropy_BT=placed(entropy), extra=extra)
+
+
+def _placed_states(model: Any, states: list[Tensor], where: list[Tensor], rollouts: Rollouts) -> Tensor:
+    B, T = rollouts.mask_BT.shape
+    if not states:
+        return torch.zeros(B, T, plain(model).config.get_text_config().hidden_size, device=rollouts.mask_BT.device)
+    states_NH = torch.cat(states)
+    flat = torch.zeros(B * T, states_NH.shape[1], dtype=states_NH.dtype, device=states_NH.device)
+    return flat.index_put((torch.cat(where),), states_NH).reshape(B, T, -1)
 
 
 class _Asked(NamedTuple):

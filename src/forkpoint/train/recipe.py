@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from forkpoint.credit import LINKS, Chain, Link, chain
+from forkpoint.credit.schedules import is_schedule, schedule_of, scheduled_chain
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.methods import all_methods
 from forkpoint.train.explain import explain
@@ -174,16 +175,19 @@ def _call(kind: str, name: str, arguments: Mapping[str, Any], functions: Mapping
     function = functions[name]
     parameters = inspect.signature(function).parameters
     types = typing.get_type_hints(function)
+    moving: dict[str, Any] = {}
     for key, value in arguments.items():
         if key not in parameters:
             # The table's own key may be what was meant: `credit.methud=grpo`.
             hint = did_you_mean(key, [*parameters, kind]) if parameters else "it takes none"
             raise InputError(f"{kind} {name!r} has no argument {key!r}: {hint}")
-        _check_type(f"{kind} {name!r}: {key}", value, types.get(key, Any))
+        moving[key] = schedule_of(value) if is_schedule(value) else value
+        at_first = moving[key](0) if callable(moving[key]) else value
+        _check_type(f"{kind} {name!r}: {key}", at_first, types.get(key, Any))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
             raise InputError(f"{kind} {name!r} needs the argument {key!r}: add {key} = … to its [credit] table")
-    return function(**arguments)
+    return scheduled_chain(function, **moving) if any(map(callable, moving.values())) else function(**arguments)
 
 
 def _check_type(what: str, value: Any, annotation: Any) -> None:

@@ -93,8 +93,12 @@ class TaskTable(_Table):
     """The same of `heldout`; None takes that of `train`."""
     heldout_answer: str | None = None
     """The same of `heldout`; None takes that of `train`."""
-    verifier: Literal["math", "exact", "sequence"] = "math"
-    """`math` compares as mathematics, `exact` as text, `sequence` gives the share continued correctly."""
+    verifier: Literal[
+        "math", "number", "list", "interval", "tuple", "equation", "choice", "exact", "string", "olympiad", "sequence"
+    ] = "math"
+    """`math` compares as mathematics, `number` to `equation` ask for that kind of answer, `choice` compares letters,
+    `exact` normalised text, `string` characters; `olympiad` reads the kind from each row, `sequence` gives the share
+    continued correctly."""
     extraction: Literal["boxed", "gsm8k", "a-line", "number", "whole", "auto"] = "boxed"
     """Where the answer stands in a completion, see `forkpoint.verify.extract`; looser rules can be gamed."""
     limit: Count | None = None

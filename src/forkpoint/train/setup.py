@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from forkpoint.credit.link import Chain
+from forkpoint.credit.link import EXTRA, Chain
 from forkpoint.decode.decoder import Sampling
 from forkpoint.decode.rollout import EMBEDDED, Engine
 from forkpoint.environment import cores
@@ -35,8 +35,7 @@ from forkpoint.tasks.readers import data_task, read_prompts
 from forkpoint.tasks.task import Judge, Task
 from forkpoint.train.packed import can_pack
 from forkpoint.train.schema import LoraTable, Recipe, TaskTable
-from forkpoint.verify.math import math_judge
-from forkpoint.verify.text import exact_judge
+from forkpoint.verify.verifiers import make_verifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +142,10 @@ def _heldout(table: TaskTable) -> tuple[Prompt, ...]:
 
 def make_judge(table: TaskTable) -> Judge:
     """Return the verifier the recipe names."""
-    if table.verifier == "math":
-        workers = table.workers or max(1, cores() - 1)
-        return math_judge(extraction=table.extraction, deadline=table.deadline, workers=workers)
-    return {"exact": exact_judge(extraction=table.extraction), "sequence": sequence_judge}[table.verifier]
+    if table.verifier == "sequence":
+        return sequence_judge
+    workers = table.workers or max(1, cores() - 1)
+    return make_verifier(table.verifier, extraction=table.extraction, deadline=table.deadline, workers=workers)
 
 
 def make_sampling(recipe: Recipe, policy: Policy, *, temperature: float, top_p: float, top_k: int) -> Sampling:
@@ -231,6 +230,27 @@ def make_optimizer(recipe: Recipe, model: Any) -> torch.optim.AdamW:
         betas=table.betas,
         eps=table.eps,
     )
+
+
+RECORDED = frozenset({"reward", "entropy", "forward", "entropy_gradient", "ref_logp", "forward_hidden"})
+"""What links may need of this engine."""
+
+
+def check_chain(recipe: Recipe, chain: Chain) -> None:
+    """Refuse, before anything runs, a chain that needs what this engine does not record.
+
+    Raises:
+        InputError: the message names link and need, and what the need is.
+    """
+    for link in chain.links:
+        for need in sorted(link.needs - RECORDED):
+            what = EXTRA.get(need.removeprefix("forward_"), "")
+            raise InputError(
+                f"link {link.name!r} needs {need!r}{f' ({what})' if what else ''}, which this engine does not record: "
+                "give the rollouts that column from a program of your own, or choose another method or argument"
+            )
+        if "forward_hidden" in link.needs and recipe.model.head != "fused":
+            raise InputError(f"link {link.name!r} needs hidden states, which model.head = 'fused' alone gives")
 
 
 def make_reference(recipe: Recipe, policy: Policy, chain: Chain) -> Policy | None:

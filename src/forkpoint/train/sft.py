@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from forkpoint.train.examples import (
     read_examples,
     shuffled,
 )
+from forkpoint.train.weigh import Weigh, joined, token_values
 
 __all__ = [
     "Batches",
@@ -68,6 +69,8 @@ def sft(
     state: SftState | None = None,
     after_step: Callable[[SftState], None] | None = None,
     loss: Loss | None = None,
+    weigh: Weigh | None = None,
+    head: HeadKind = "fused",
 ) -> SftState:
     """Train a causal language model in place with cross entropy on the tokens that count.
 
@@ -89,6 +92,10 @@ def sft(
         state: where to continue; None starts anew.
         after_step: called with the state after every update, for checkpoints.
         loss: summed loss of a micro-batch's tokens; None is `negative_log_likelihood`.
+        weigh: weights of all tokens of a step from their loss and entropy (`forkpoint.train.weigh`), in place of
+            `loss`; the step is then the weighted mean, and where it has several micro-batches each is read once more
+            without gradient first.
+        head: of the weighted loss.
 
     Returns:
         The final state. The model keeps the trained weights, in evaluation mode.
@@ -102,7 +109,9 @@ def sft(
     while state.step < steps:
         begin = time.perf_counter()
         rate = lr * schedule(state.step, steps=steps, warmup=warmup)
-        metrics = sft_step(model, state, batches(state.step), lr=rate, grad_clip=grad_clip, loss=loss)
+        metrics = sft_step(
+            model, state, batches(state.step), lr=rate, grad_clip=grad_clip, loss=loss, weigh=weigh, head=head
+        )
         state = SftState(step=state.step + 1, optimizer=state.optimizer)
         if log is not None:
             log({"step": state.step, **metrics, "time/step": time.perf_counter() - begin})
@@ -120,6 +129,8 @@ def sft_step(
     lr: float,
     grad_clip: float = 1.0,
     loss: Loss | None = None,
+    weigh: Weigh | None = None,
+    head: HeadKind = "fused",
 ) -> dict[str, float]:
     """Update model and optimiser once from the micro-batches of one step and return the metrics of `sft`."""
     tokens = sum(int(micro.mask_BT.sum()) for micro in micros)
@@ -127,16 +138,19 @@ def sft_step(
         raise TrainingError(f"step {state.step + 1} has no token to learn from; look at the data it reads.")
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for micro in micros:
-        try:
-            part = (loss or negative_log_likelihood)(model, micro) / tokens
-        except NotFiniteRowError as error:
-            raise TrainingError(
-                f"the logits of step {state.step + 1} are not finite; lower the learning rate or look at the weights "
-                "the run started from."
-            ) from error
-        part.backward()
-        total += float(part.detach())
+    try:
+        if weigh is not None:
+            parts, tokens = _weighted(model, micros, weigh, head, state.step + 1)
+        else:
+            parts = ((loss or negative_log_likelihood)(model, micro) / tokens for micro in micros)
+        for part in parts:
+            part.backward()
+            total += float(part.detach())
+    except NotFiniteRowError as error:
+        raise TrainingError(
+            f"the logits of step {state.step + 1} are not finite; lower the learning rate or look at the weights "
+            "the run started from."
+        ) from error
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), grad_clip))
     if not (math.isfinite(total) and math.isfinite(norm)):
         raise TrainingError(
@@ -154,6 +168,30 @@ def sft_step(
         "tokens/learned": tokens,
         "tokens/padding": 1 - sum(int(micro.length_B.sum()) for micro in micros) / positions,
     }
+
+
+def _weighted(
+    model: nn.Module, micros: Sequence[TextBatch], weigh: Weigh, head: HeadKind, step: int
+) -> tuple[Iterator[Tensor], int]:
+    """Return the parts of Σ w l / Σ w, one a micro-batch, and how many tokens have a weight.
+
+    Weights need every token of the step, so several micro-batches are read twice.
+    """
+    micros = [micro for micro in micros if bool(micro.mask_BT.any())]
+    alone = token_values(model, micros[0], head=head) if len(micros) == 1 else None
+    with torch.no_grad():
+        seen = [token_values(model, micro, head=head) for micro in micros] if alone is None else [alone]
+    weight_N = weigh(joined(seen))
+    if not bool((weight_N > 0).any()):
+        raise TrainingError(f"step {step} has no token to learn from: its selection gives every token the weight 0.")
+    weights = (weight_N / weight_N.sum()).split([values.ids_N.numel() for values in seen])
+
+    def parts() -> Iterator[Tensor]:
+        for micro, weight in zip(micros, weights, strict=True):
+            values = token_values(model, micro, head=head) if alone is None else alone
+            yield (weight * values.loss_N).sum()
+
+    return parts(), int((weight_N > 0).sum())
 
 
 def negative_log_likelihood(model: nn.Module, batch: TextBatch, *, head: HeadKind = "fused") -> Tensor:

@@ -189,6 +189,7 @@ class _Mini:
             logp_BT=torch.where(needs_BT, found.logp_BT, logp_BT),
             entropy_BT=torch.where(needs_BT, found.entropy_BT, entropy_BT),
             scored_BT=needs_BT if elsewhere is None else None,
+            extra=found.extra,
         )
 
     def _run(self, rows: Tensor, *, learns_B: Tensor | None = None, needs_BT: Tensor | None = None) -> Forward:
@@ -201,12 +202,13 @@ class _Mini:
             needs_BT=needs_BT,
             head=self.settings.head,
             packed=self.settings.packed,
+            hidden="forward_hidden" in self.chain.needs,
         )
 
     def learns_B(self) -> Tensor:
         """Return which rows can have a gradient at all: an answer without advantage or penalty has none."""
         credit = self.credit
-        if self.chain.adds_late or self.chain.regularisers or credit.penalties:
+        if self.chain.adds_late or self.chain.regularisers or credit.penalties or credit.entropy_terms:
             return torch.ones_like(self.rollouts.group_B, dtype=torch.bool)
         return (credit.keep_BT & (credit.advantage_BT * credit.weight_BT != 0)).any(1)
 
@@ -226,15 +228,18 @@ class _Mini:
 def learning_tokens(chain: Chain, credit: Credit, mask_BT: Tensor) -> Tensor:
     """Return the tokens whose log-prob or entropy the loss depends on, bool (B, T), once the credit is final.
 
-    A token without advantage and penalty has no gradient; a sequence ratio reads the whole answer; a regulariser
-    may read anything.
+    A token without advantage, penalty and entropy term has no gradient; the ratio of a whole answer reads all of it;
+    a regulariser may read anything.
     """
     if chain.regularisers:
         return mask_BT
     learns_BT = credit.keep_BT & (credit.advantage_BT * credit.weight_BT != 0)
     for penalty in credit.penalties:
         learns_BT = learns_BT | (credit.keep_BT & (penalty.coefficient_BT != 0))
-    if credit.ratio == "sequence":
+    for term in credit.entropy_terms:
+        slope_BT = term.slope_BT if term.slope_BT.ndim == 2 else term.slope_BT.abs().sum(2)
+        learns_BT = learns_BT | (slope_BT != 0)
+    if credit.ratio in ("sequence", "mean"):
         learns_BT = learns_BT.any(1, keepdim=True) & mask_BT
     return learns_BT & mask_BT
 
@@ -295,6 +300,7 @@ def _credit_before_the_passes(mini: _Mini, totals: defaultdict[str, float]) -> I
         seen = Forward(
             logp_BT=torch.cat([part.logp_BT for part in parts]),
             entropy_BT=torch.cat([part.entropy_BT for part in parts]),
+            extra={name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra},
         )
         totals["statistics_tokens"] += int(row_lengths(mini.rollouts)[span].sum())
         totals["statistics_seconds"] += time.perf_counter() - began
