@@ -13,18 +13,30 @@ from forkpoint.analyze import svg
 from forkpoint.analyze.svg import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PURPLE
 from forkpoint.analyze.text import visible
 
+_COLORS = (BLUE, ORANGE, GREEN, PURPLE, MUTED)
+_STYLES = ("-", "--", "-.", ":", (0, (5, 1)))
+_MARKERS = ("o", "s", "^", "D", "v")
 # Colour, line and marker change together: a series is told apart without colour too.
-SERIES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"), (MUTED, (0, (5, 1)), "v"))
+SERIES = tuple(
+    (color, _STYLES[(place + turn) % 5], _MARKERS[(place + turn) % 5])
+    for turn in range(5)
+    for place, color in enumerate(_COLORS)
+)
+"""Colour, line and marker of every series: as many as can look different."""
+READABLE = len(_COLORS)
+"""Series that differ in colour."""
 
 STEP = "training step"
 """The label of an axis of whole numbers."""
 
 
-def panels(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (5.7, 3.2)) -> tuple[Figure, list[Axes]]:
+def panels(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (5.7, 3.2), share_x: bool = False
+) -> tuple[Figure, list[Axes]]:
     """Return a transparent figure and its axes, row by row."""
     figure = Figure(figsize=size, layout="constrained")
     figure.patch.set_alpha(0.0)
-    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    axes = list(figure.subplots(rows, columns, sharex=share_x, squeeze=False).ravel())
     for panel in axes:
         panel.patch.set_alpha(0.0)
     return figure, axes
@@ -41,11 +53,26 @@ def finish(axes: Axes, xlabel: str, ylabel: str, *, title: str = "", grid: bool 
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(MUTED)
     if xlabel == STEP:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        whole_steps(axes)
     axes.set_xlabel(plain(xlabel), color=INK, fontsize=9.5, parse_math=False)
     axes.set_ylabel(plain(ylabel), color=INK, fontsize=9.5, parse_math=False)
     if title:
         axes.set_title(plain(title), color=INK, fontsize=9.5, parse_math=False)
+
+
+def whole_steps(axes: Axes) -> None:
+    """Write whole numbers on the horizontal axis; a single step has room for one at both sides."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    low, high = axes.get_xlim()
+    if high - low < 1:
+        axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
+
+
+def from_zero(axes: Axes, *values: ArrayLike) -> None:
+    """Let the vertical axis go from 0 to a little above the largest of some values."""
+    every = np.concatenate([np.asarray(value, dtype=np.float64).reshape(-1) for value in values])
+    top = float(every[np.isfinite(every)].max(initial=0.0))
+    axes.set_ylim(0.0, 1.1 * top if top > 0 else 1.0)
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 1) -> None:

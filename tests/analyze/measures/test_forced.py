@@ -39,9 +39,9 @@ def test_distributions_are_the_models_own():
 
 def test_batches_are_full_and_none_is_too_large(monkeypatch):
     shapes = []
-    real = forced.hidden_states
+    real = forced.read
     monkeypatch.setattr(
-        forced, "hidden_states", lambda m, **i: (shapes.append(tuple(i["input_ids"].shape)), real(m, **i))[1]
+        forced, "read", lambda m, head, **i: (shapes.append(tuple(i["input_ids"].shape)), real(m, head, **i))[1]
     )
     forced_measure(qwen3(), [[5] * n for n in (1, 6, 2, 5, 3)], [[4]] * 5, entropy_of, tokens_at_once=12)
     assert shapes == [(2, 6), (3, 3)]

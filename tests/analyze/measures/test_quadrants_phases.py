@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forkpoint.analyze.measures.phases import answer_starts, entropy_by_phase, entropy_by_position
+from forkpoint.analyze.measures.phases import (
+    answer_starts,
+    entropy_by_phase,
+    entropy_by_position,
+    text_answer_starts,
+)
 from forkpoint.analyze.measures.quadrants import quadrants
 from forkpoint.errors import InputError
 
@@ -82,3 +87,24 @@ def test_positions_by_hand():
     assert np.isnan(absolute.mean.low[2])
     with pytest.raises(InputError, match="bins"):
         entropy_by_position(entropy, [0, 4, 6], bins=0)
+
+
+def test_text_answer_starts_by_hand():
+    texts = ["so", "</", "think>", "4", "a</think>b", None, "c", "</think>", "</", "think", "x</think>", "</think>"]
+    offsets = [0, 4, 7, 8, 10, 12, 12]
+    # Spelled by two tokens; inside one that also holds what follows; at the end; cut by the end; twice; no token.
+    assert text_answer_starts(texts, offsets, "</think>").tolist() == [3, 1, 1, -1, 1, -1]
+    assert text_answer_starts(texts, offsets, "b").tolist() == [-1, 1, -1, -1, -1, -1]
+    with pytest.raises(InputError, match="the marker that ends the thinking phase is empty"):
+        text_answer_starts(["a"], [0, 1], "")
+    with pytest.raises(InputError):
+        text_answer_starts(["a"], [0, 2], "x")
+
+
+def test_responses_whose_phases_are_not_known_are_whole_answers():
+    found = entropy_by_phase([1.0, 3.0, 9.0, 5.0, 2.0], [0, 3, 5], [1, 1], known_R=[True, False])
+    assert [(phase.name, phase.mean.value, phase.tokens) for phase in found] == [
+        ("thinking", 1.0, 1), ("answer", 6.0, 2), ("whole answer", 3.5, 2),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="known_R has 1 entries for 2 responses"):
+        entropy_by_phase([1.0, 2.0], [0, 1, 2], [0, 0], known_R=[True])

@@ -7,17 +7,19 @@ import pytest
 import torch
 from stories import golden, save_stories
 
+from forkpoint.analyze.measures.agreement import attention_entropy, gradient_norm
 from forkpoint.analyze.traces.records import batch_of
 from forkpoint.analyze.traces.sampling import ModelSettings, sampled_traces
 from forkpoint.analyze.traces.scoring import score_tokens, scored_traces
 from forkpoint.analyze.traces.sources import open_traces
 from forkpoint.analyze.traces.trace import TraceInfo, Traces
-from forkpoint.decode.decoder import Sampling
+from forkpoint.analyze.views.held import hold
+from forkpoint.decode.decoder import Sampling, decode
 from forkpoint.errors import InputError
 from forkpoint.model import load_model
 from forkpoint.rollouts import Prompt
 from forkpoint.tasks.prompts import load_tokenizer
-from tiny import qwen3, tokenizer
+from tiny import qwen3, strange_head, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +172,87 @@ def test_what_cannot_be_scored_is_noted_and_the_rest_is_scored():
     assert any("token id 99 is outside the tokenizer's vocabulary of 23" in note and "line 2" in note for note in said)
     assert any("longer than the 256 tokens" in note and "line 3" in note for note in said)
     assert batch.text(4).strip() == "+"
+
+
+def rows(count=4, seed=0):
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(3, 23, size=int(n)).tolist() for n in (1, 5, 2, 9)[:count]]
+    return prompts, [rng.integers(3, 23, size=int(n)).tolist() for n in (6, 1, 3, 12)[:count]]
+
+
+def test_the_gradient_norm_keeps_its_digits_where_one_token_is_certain():
+    model, (prompts, _) = qwen3(spread=2.0), rows()
+    sampling = Sampling(max_tokens=9, stop_ids=(), temperature=0)
+    answers = [answer.ids for answer in decode(model, prompts, [0] * len(prompts), sampling)]
+    scores = score_tokens(model, prompts, answers, temperature=0.7, top=0)
+    place = 0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].double() / 0.7
+        for p, token in zip(logits.softmax(-1), answer, strict=False):
+            p[token] = 0
+            others = (p**2).sum()
+            assert scores.others_N[place] == pytest.approx(float(others), rel=1e-3, abs=1e-30)
+            place += 1
+    assert scores.others_N.min() < 1e-8  # beside 1, float32 would have lost it
+
+
+@pytest.mark.parametrize("limit", [1 << 26, 4 * 21**2 * 2])
+def test_attention_entropies_are_those_of_the_middle_layer(monkeypatch, limit):
+    """The model's own attention weights, one row at a time, through the measure on arrays."""
+    import forkpoint.analyze.traces.scoring as module
+
+    monkeypatch.setattr(module, "WEIGHTS", limit)
+    prompts, answers = rows()
+    model = qwen3(num_hidden_layers=3)
+    plain = score_tokens(model, prompts, answers, top=2)
+    scores = score_tokens(model, prompts, answers, top=2, attention=True)
+    assert np.isnan(plain.attention_N).all()
+    np.testing.assert_allclose(scores.entropy_N, plain.entropy_N, atol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+    assert not any(layer._forward_hooks for layer in model.modules())
+    eager = qwen3(num_hidden_layers=3)
+    eager.set_attn_implementation("eager")
+    expected = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            weights_HLL = eager(torch.tensor([prompt + answer]), output_attentions=True).attentions[1][0]
+        expected += attention_entropy(weights_HLL.transpose(0, 1).numpy())[len(prompt) - 1 : -1].tolist()
+    np.testing.assert_allclose(scores.attention_N, expected, atol=1e-5)
+    assert scores.attention_N[0] == 0  # the first token of a prompt sees itself alone
+
+
+def test_rows_with_too_many_attention_weights_are_read_without(monkeypatch):
+    import forkpoint.analyze.traces.scoring as module
+
+    monkeypatch.setattr(module, "WEIGHTS", 4 * 10**2)
+    prompts, answers = rows()
+    shapes = []
+    real = module.read
+    monkeypatch.setattr(
+        module, "read", lambda m, head, **i: (shapes.append((m.config._attn_implementation, *i["input_ids"].shape)),
+                                              real(m, head, **i))[1],
+    )  # fmt: skip
+    scores = score_tokens(qwen3(), prompts, answers, top=2, attention=True)
+    assert all(count * 4 * width**2 <= 400 for kind, count, width in shapes if kind == "eager")
+    assert [kind for kind, _, _ in shapes] == ["eager", "eager", "sdpa"]
+    known = np.isfinite(scores.attention_N)
+    assert known[:10].all()
+    assert not known[10:].any()
+    np.testing.assert_allclose(scores.entropy_N, score_tokens(qwen3(), prompts, answers, top=2).entropy_N, atol=1e-5)
+
+
+def test_scored_traces_carry_what_the_agreement_of_rules_needs():
+    batch = batch_of([{"ids": [5, 6, 7], "completion": "2 3 4", "prompt": "1"}], file="a")
+    traces = Traces(about=TraceInfo(kind="plain", name="a"), batches=lambda: iter([batch]))
+    (plain,) = scored_traces(traces, qwen3(), tokenizer())
+    (watched,) = scored_traces(traces, qwen3(), tokenizer(), attention=True)
+    assert plain.attention_N is None
+    assert np.isfinite(watched.attention_N).all()
+    assert (plain.others_N > 0).all()
+    norm = gradient_norm(plain.logp_N, hold([plain]).collision)
+    np.testing.assert_allclose(norm, np.hypot(-np.expm1(plain.logp_N), np.sqrt(plain.others_N)), rtol=1e-5)
+    strange = score_tokens(strange_head(), [[5]], [[6, 7]], head="plain")
+    with torch.no_grad():
+        logp = strange_head()(torch.tensor([[5, 6, 7]])).logits[0].double().log_softmax(-1)
+    np.testing.assert_allclose(strange.logp_N, [logp[0, 6], logp[1, 7]], atol=1e-5)

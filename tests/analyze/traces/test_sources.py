@@ -45,8 +45,11 @@ def lines(path, *rows):
     return path
 
 
-def bound(*logp):
+def bound(*logp, cap=1.0):
+    """Return the least entropy with these log-probs, where no other token has more than `cap`."""
     p = [math.exp(x) for x in logp]
+    while 1 - sum(p) > cap:
+        p.append(cap)
     return -sum(x * math.log(x) for x in (*p, 1 - sum(p)))
 
 
@@ -62,7 +65,8 @@ def test_the_recorded_openai_responses():
     assert batch.responses == len(bodies) == 3
     assert [batch.text(n) for n in range(batch.tokens)] == [entry["token"] for entry in entries]
     np.testing.assert_allclose(batch.logp_N, [entry["logprob"] for entry in entries], rtol=1e-6)
-    h = [0.0 if entry["logprob"] == 0 else bound(entry["logprob"]) for entry in entries]
+    # What is left of less than 1e-6 counts as none.
+    h = [bound(lp) if -math.expm1(lp := entry["logprob"]) > 1e-6 else -lp for entry in entries]
     np.testing.assert_allclose(batch.entropy_N, h, atol=2e-6)
     assert batch.entropy_kind == ("lower-bound",) * 3
     assert batch.completion == tuple(body["choices"][0]["message"]["content"] for body in bodies)
@@ -80,7 +84,7 @@ def test_chat_responses_in_every_shape(tmp_path, shape):
     }[shape]  # fmt: skip
     (tmp_path / "r.json").write_text("\ufeff" + text, encoding="utf-8")
     (batch,) = open_traces(tmp_path / "r.json")
-    np.testing.assert_allclose(batch.entropy_N, [bound(-0.5, -2.0), bound(-0.25, -2.5)], rtol=1e-5)
+    np.testing.assert_allclose(batch.entropy_N, [bound(-0.5, -2.0, cap=math.exp(-2)), bound(-0.25, -2.5)], rtol=1e-5)
     assert [batch.text(0), batch.text(1)] == ["Hi", "!"]
     assert batch.rank_N.tolist() == [1, 0]
     assert (batch.completion, batch.finish) == (("Hi!",), ("stop",))

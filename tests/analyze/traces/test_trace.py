@@ -208,6 +208,19 @@ def test_a_sampled_token_of_the_list_is_not_counted_twice():
         assert entropy == pytest.approx(-sum(x * math.log(x) for x in (*p, 1 - sum(p))), rel=1e-4)
 
 
+def test_no_unknown_token_is_likelier_than_the_last_of_the_list():
+    """Unless that last one is the sampled token, which servers append however unlikely it is."""
+    h = lambda *p: -sum(x * math.log(x) for x in p)  # noqa: E731
+    top = [[("a", -1, math.log(0.4)), ("b", -1, math.log(0.1))]]
+    for token, p, expected in (
+        ("a", 0.4, h(0.4, *[0.1] * 6)),
+        ("b", 0.1, h(0.4, 0.1, 0.4, 0.1)),
+        ("c", 0.05, h(0.4, 0.1, 0.05, *[0.1] * 4, 0.05)),
+    ):
+        (entropy,) = batch_of([{"tokens": [token], "logp": [math.log(p)], "top": top}], file="f").entropy_N
+        assert entropy == pytest.approx(expected, rel=1e-5)
+
+
 def test_impossible_probabilities_give_no_entropy_and_a_note():
     top = [[("a", -1, -0.1), ("b", -1, -0.2)]]
     batch = batch_of([{"tokens": ["a"], "logp": [-0.1], "top": top}], file="f")

@@ -170,3 +170,10 @@ def test_wrong_input_is_one_sentence(tmp_path):
         write_comparison([run, tmp_path / "nowhere"], tmp_path / "page.html")
     with pytest.raises(InputError, match="cannot be written"):
         write_comparison([run, run], tmp_path / "nowhere" / "page.html")
+
+
+def test_bands_stay_inside_their_figure():
+    lines = [{"step": step, "a": 0.1, "low": 0.05, "high": 0.95} for step in (1, 2)]
+    panel = overlay(["x"], [lines], "a", "A", "", unit="a", band=("low", "high"), percent=True)
+    assert "100 %" in panel.svg
+    assert "100 %" not in overlay(["x"], [lines], "a", "A", "", unit="a", percent=True).svg

@@ -71,7 +71,7 @@ def test_no_change_on_any_problem_is_no_certainty(tmp_path):
     run = read_run(path)
     run.evaluations[-1]["eval/accuracy"] = run.evaluations[0]["eval/accuracy"]
     (detail,) = (fact.detail for fact in facts(run) if fact.label == "Difference")
-    assert "as if the problems were independent" in detail
+    assert "-4.2 to +4.2, paired by problem" in detail
 
 
 def test_one_evaluation_is_said(tmp_path):

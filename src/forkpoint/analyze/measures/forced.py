@@ -16,7 +16,7 @@ from forkpoint.analyze.measures.flat import Floats
 from forkpoint.analyze.measures.sequence import FEW
 from forkpoint.entropy.token import entropy_of
 from forkpoint.errors import InputError
-from forkpoint.model import head_logits, hidden_states
+from forkpoint.model import HeadKind, logits_of, read
 
 Ids = Sequence[int]
 Measure = Callable[[Tensor], Tensor]
@@ -31,6 +31,7 @@ def forced_logp(
     *,
     temperature: float = 1.0,
     tokens_at_once: int = 16_384,
+    head: HeadKind = "fused",
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the distributions from which the tokens of every target would be drawn.
 
@@ -42,6 +43,7 @@ def forced_logp(
         targets: token ids forced after each context, one or more; the last one is never read.
         temperature: > 0; of softmax(logits / temperature).
         tokens_at_once: tokens of a padded batch; requests of like length share one.
+        head: `plain` asks the model itself for its logits.
 
     Yields:
         Number of the request and float32 log-probs (L_i, V) on the model's device; long requests come first.
@@ -57,31 +59,37 @@ def forced_logp(
             raise InputError(f"request {index} has an empty context or target: each needs one token or more")
     if not contexts:
         return
-    read = [[*context, *target[:-1]] for context, target in zip(contexts, targets, strict=True)]
+    given = [[*context, *target[:-1]] for context, target in zip(contexts, targets, strict=True)]
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        for batch in _batches([len(ids) for ids in read], tokens_at_once):
-            width = max(len(read[index]) for index in batch)
+        for batch in _batches([len(ids) for ids in given], tokens_at_once):
+            width = max(len(given[index]) for index in batch)
             ids_BS = torch.zeros(len(batch), width, dtype=torch.int64)
             for row, index in enumerate(batch):
-                ids_BS[row, : len(read[index])] = torch.tensor(read[index])
+                ids_BS[row, : len(given[index])] = torch.tensor(given[index])
             # Right padding needs no mask: it comes after every real token and causal attention looks back only.
-            hidden_BSH = hidden_states(model, input_ids=ids_BS.to(device), use_cache=False).last_hidden_state
+            states_BSX = read(model, head, input_ids=ids_BS.to(device), use_cache=False)
             for row, index in enumerate(batch):
-                hidden_LH = hidden_BSH[row, len(contexts[index]) - 1 : len(read[index])]
-                yield index, torch.log_softmax(head_logits(model, hidden_LH).float() / temperature, dim=-1)
+                states_LX = states_BSX[row, len(contexts[index]) - 1 : len(given[index])]
+                yield index, torch.log_softmax(logits_of(model, head, states_LX).float() / temperature, dim=-1)
     finally:
         model.train(was_training)
 
 
 def forced_measure(
-    model: Any, contexts: Sequence[Ids], targets: Sequence[Ids], measure: Measure, *, tokens_at_once: int = 16_384
+    model: Any,
+    contexts: Sequence[Ids],
+    targets: Sequence[Ids],
+    measure: Measure,
+    *,
+    tokens_at_once: int = 16_384,
+    head: HeadKind = "fused",
 ) -> list[Floats]:
     """Return a measure of every distribution of `forced_logp`: one float64 array (L_i,) a request, in order."""
     found: list[Floats] = [np.empty(0)] * len(contexts)
-    for index, logp_LV in forced_logp(model, contexts, targets, tokens_at_once=tokens_at_once):
+    for index, logp_LV in forced_logp(model, contexts, targets, tokens_at_once=tokens_at_once, head=head):
         found[index] = measure(logp_LV).double().cpu().numpy()
     return found
 
@@ -98,7 +106,7 @@ def _batches(lengths: Sequence[int], tokens_at_once: int) -> list[list[int]]:
 
 
 def top_k_bits_of(k: int) -> Measure:
-    """Return the measure of `sequence_measures.top_k_bits`, on tensors.
+    """Return the measure of `sequence.top_k_bits`, on tensors.
 
     >>> top_k_bits_of(2)(torch.tensor([[0.5, 0.25, 0.25]]).log()).round(decimals=6).tolist()
     [1.0]
@@ -120,6 +128,7 @@ def forced_answer_bits(
     k: int = FEW,
     stride: int = 1,
     tokens_at_once: int = 16_384,
+    head: HeadKind = "fused",
 ) -> Floats:
     r"""Return how uncertain the answer's last token is when the answer is forced after every prefix of a response.
 
@@ -136,7 +145,8 @@ def forced_answer_bits(
         answer: ids a_1..a_L of the final answer.
         k: most likely tokens that count.
         stride: every how many positions; above 1 is our economy, not the paper's.
-        tokens_at_once: as in `forced_measure`.
+        tokens_at_once: as in `forced_logp`.
+        head: as in `forced_logp`.
 
     Returns:
         float64 bits, ceil((T - 1) / stride) of them: none for a response of one token. `entropy_area` sums them.
@@ -150,12 +160,19 @@ def forced_answer_bits(
         raise InputError("a forced answer needs a response, an answer and a stride of 1 or more")
     contexts = [[*prompt, *response[:t], *opener, *answer[:-1]] for t in range(1, len(response), stride)]
     targets = [answer[-1:]] * len(contexts)
-    measured = forced_measure(model, contexts, targets, top_k_bits_of(k), tokens_at_once=tokens_at_once)
+    measured = forced_measure(model, contexts, targets, top_k_bits_of(k), tokens_at_once=tokens_at_once, head=head)
     return np.concatenate(measured) if measured else np.empty(0)
 
 
 def answer_entropies(
-    model: Any, prompt: Ids, steps: Sequence[Ids], answer: Ids, *, opener: Ids = (), tokens_at_once: int = 16_384
+    model: Any,
+    prompt: Ids,
+    steps: Sequence[Ids],
+    answer: Ids,
+    *,
+    opener: Ids = (),
+    tokens_at_once: int = 16_384,
+    head: HeadKind = "fused",
 ) -> Floats:
     """Return the answer's mean token entropy after 0, 1, .. K reasoning steps.
 
@@ -167,10 +184,11 @@ def answer_entropies(
         steps: ids of the K reasoning steps.
         answer: ids a_1..a_L of the final answer.
         opener: ids between steps and answer.
-        tokens_at_once: as in `forced_measure`.
+        tokens_at_once: as in `forced_logp`.
+        head: as in `forced_logp`.
 
     Returns:
-        float64 (K + 1,), for `sequence_measures.entropy_reduction`.
+        float64 (K + 1,), for `sequence.entropy_reduction`.
 
     Source: arXiv 2508.20395 (how the paper averages over the answer is not confirmed).
     """
@@ -178,5 +196,6 @@ def answer_entropies(
     for step in ((), *steps):
         so_far = [*so_far, *step]
         contexts.append([*so_far, *opener])
-    found = forced_measure(model, contexts, [answer] * len(contexts), entropy_of, tokens_at_once=tokens_at_once)
+    targets = [answer] * len(contexts)
+    found = forced_measure(model, contexts, targets, entropy_of, tokens_at_once=tokens_at_once, head=head)
     return np.array([values.mean() for values in found])

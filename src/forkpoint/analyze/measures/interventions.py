@@ -83,8 +83,8 @@ def started_ids(
         response, t = plan[requests[index][0]][:2]
         contexts.append([*prompts[response], *started[index]])
         targets.append([responses[response][t]])
-    temperature = sampling.temperature
-    for number, logp_1V in forced_logp(model, contexts, targets, temperature=temperature):
+    asked = forced_logp(model, contexts, targets, temperature=sampling.temperature, head=sampling.head)
+    for number, logp_1V in asked:
         case, sample = requests[swaps[number]]
         others_1V = logp_1V.index_fill(1, torch.tensor(targets[number], device=logp_1V.device), -torch.inf)
         uniform = generator(*stream, "swap", *plan[case][:3], sample).random(1)

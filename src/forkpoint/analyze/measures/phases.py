@@ -51,6 +51,40 @@ def answer_starts(ids: ArrayLike, offsets: ArrayLike, marker: Sequence[int]) -> 
     return starts_R
 
 
+def text_answer_starts(texts: Sequence[str | None], offsets: ArrayLike, marker: str) -> Ints:
+    """Return where the answer phase of every response begins: with the first token after the first marker.
+
+    The marker may be spelled by several tokens, or be part of one; a token that holds the end of the marker and more
+    still belongs to what came before.
+
+    Args:
+        texts: (N,) token texts; an unknown one (None) is taken as empty.
+        offsets: int (R + 1,).
+        marker: text that ends the thinking phase, such as `</think>`.
+
+    Returns:
+        int64 (R,), positions in the response, its length where nothing comes after the marker; -1 where the marker
+        never comes.
+
+    Raises:
+        InputError: an empty marker or offsets that do not fit.
+
+    >>> text_answer_starts(["so", "</", "think>", "4", "5"], [0, 4, 5], "</think>").tolist()
+    [3, -1]
+    """
+    bounds = check_offsets(offsets, len(texts))
+    if not marker:
+        raise InputError("the marker that ends the thinking phase is empty: give its text, such as </think>")
+    starts_R = np.full(bounds.size - 1, -1, dtype=np.int64)
+    for response, (first, last) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+        words = [text or "" for text in texts[first:last]]
+        at = "".join(words).find(marker)
+        if at >= 0:
+            ends = np.cumsum([len(word) for word in words])
+            starts_R[response] = int(np.searchsorted(ends, at + len(marker))) + 1
+    return starts_R
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """Entropy in one phase of the answers."""
@@ -71,6 +105,7 @@ def entropy_by_phase(
     offsets: ArrayLike,
     answer_start_R: ArrayLike,
     *,
+    known_R: ArrayLike | None = None,
     cluster_R: ArrayLike | None = None,
     level: float = 0.95,
 ) -> tuple[Phase, ...]:
@@ -80,11 +115,13 @@ def entropy_by_phase(
         entropy: (N,) nats; NaN is left out.
         offsets: int (R + 1,).
         answer_start_R: int (R,), from `answer_starts`; a response with -1 is all thinking.
+        known_R: bool (R,), whose phases are known; all where not given.
         cluster_R: problem of every response.
         level: coverage.
 
     Returns:
-        `thinking` and `answer`; a phase without tokens is not in the result.
+        `thinking`, `answer`, and `whole answer` for responses whose phases are not known; a phase without tokens is
+        not in the result.
 
     Raises:
         InputError: arrays that do not fit, or no token with a number.
@@ -98,10 +135,13 @@ def entropy_by_phase(
         raise InputError(f"{start_R.size} answer starts do not match {bounds.size - 1} responses: give one a response")
     data = tokens(bounds, entropy=entropy)
     place_N = positions(bounds) if data.kept_M is None else positions(bounds)[data.kept_M]
-    start_N = start_R[data.response_N]
-    answer_N = (start_N >= 0) & (place_N >= start_N)
+    known = np.ones(start_R.size, dtype=bool) if known_R is None else np.asarray(known_R, dtype=bool)
+    if known.size != start_R.size:
+        raise InputError(f"known_R has {known.size} entries for {start_R.size} responses: give one a response")
+    start_N, known_N = start_R[data.response_N], known[data.response_N]
+    answer_N = known_N & (start_N >= 0) & (place_N >= start_N)
     found = []
-    for name, in_N in (("thinking", ~answer_N), ("answer", answer_N)):
+    for name, in_N in (("thinking", known_N & ~answer_N), ("answer", answer_N), ("whole answer", ~known_N)):
         if not in_N.any():
             continue
         value_N, response_N = data.value["entropy"][in_N], data.response_N[in_N]
@@ -188,7 +228,7 @@ def plot_phases(phases: Sequence[Phase], along: ByPosition, *, name: str = "phas
             drawing.points(left, [place + 0.18 * (series - 1)], [at.value], [at.low], [at.high], series, shown)
     left.set_xticks(range(len(phases)), [phase.name for phase in phases])
     left.set_xlim(-0.6, len(phases) - 0.4)
-    left.set_ylim(bottom=0.0)
+    left.set_ylim(bottom=-0.03 * left.get_ylim()[1])  # room for the marker of a median of 0
     drawing.finish(left, "", drawing.entropy_axis(lower_bound))
     middle = (along.edges[:-1] + along.edges[1:]) / 2
     drawing.line(right, middle, along.mean.value, 0, "", low=along.mean.low, high=along.mean.high)

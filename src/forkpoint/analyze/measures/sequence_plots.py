@@ -27,12 +27,17 @@ def plot_entropy_area(found: EntropyArea, *, name: str = "entropy-area") -> str:
     return drawing.to_svg(figure, name, f"Entropy area scores. {words}; {found.area.size - known.size} left out.")
 
 
-def plot_semantic_entropy(found: SemanticEntropy, accuracy_P: ArrayLike, *, name: str = "semantic-entropy") -> str:
+def plot_semantic_entropy(
+    found: SemanticEntropy, accuracy_P: ArrayLike | None, *, name: str = "semantic-entropy"
+) -> str:
     """Draw every prompt's semantic entropy against the share of its answers that are right.
+
+    Prompts at the same place are drawn as one point whose area grows with their number.
 
     Args:
         found: from `semantic_entropy`.
-        accuracy_P: (P,) in [0, 1], in the order of `found.prompts`; NaN where nothing was judged.
+        accuracy_P: (P,) in [0, 1], in the order of `found.prompts`; NaN where nothing was judged. None draws how
+            many prompts have which entropy.
         name: prefix of all ids in the SVG.
 
     Returns:
@@ -41,15 +46,21 @@ def plot_semantic_entropy(found: SemanticEntropy, accuracy_P: ArrayLike, *, name
     Raises:
         InputError: as many accuracies as prompts are not given.
     """
-    value = np.asarray(accuracy_P, dtype=np.float64)
-    if value.shape != found.entropy.shape:
-        raise InputError(f"{value.size} accuracies do not match {found.entropy.size} prompts: give one a prompt")
     figure, (axes,) = drawing.panels()
-    axes.scatter(found.entropy, value, s=16, color=drawing.BLUE, alpha=0.6)
-    axes.set_ylim(-0.03, 1.03)
-    drawing.percent(axes)
-    drawing.finish(axes, "semantic entropy (nats)", "right answers")
     known = found.entropy[np.isfinite(found.entropy)]
+    if accuracy_P is None:
+        counts, edges = np.histogram(known, bins=24)
+        axes.stairs(counts, edges, color=drawing.BLUE, fill=True, alpha=0.35)
+        drawing.finish(axes, "semantic entropy (nats)", "problems")
+    else:
+        value = np.asarray(accuracy_P, dtype=np.float64)
+        if value.shape != found.entropy.shape:
+            raise InputError(f"{value.size} accuracies do not match {found.entropy.size} prompts: give one a prompt")
+        spots, count = np.unique(np.stack([found.entropy, value], axis=1).round(6), axis=0, return_counts=True)
+        axes.scatter(spots[:, 0], spots[:, 1], s=14.0 * count, color=drawing.BLUE, alpha=0.6, linewidth=0)
+        axes.set_ylim(-0.05, 1.05)
+        drawing.percent(axes)
+        drawing.finish(axes, "semantic entropy (nats)", "right answers")
     mean = f"mean {known.mean():.3f} nats" if known.size else "none known"
     return drawing.to_svg(figure, name, f"Semantic entropy of {found.entropy.size} prompts: {mean}.")
 

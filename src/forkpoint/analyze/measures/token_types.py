@@ -31,7 +31,7 @@ class TokenType:
     entropy: float
     """Mean entropy of the positions where it was written, nats."""
     low: float
-    """Lower end of the interval over responses; NaN where one response wrote them all."""
+    """Lower end of the interval over responses, 0 at least; NaN where one response wrote them all."""
     high: float
     responses: int
     """Responses that wrote it."""
@@ -68,7 +68,8 @@ def token_types(
         error_k² = R/(R - 1) Σ_r (s_rk - m_k n_rk)² / n_k²   over the R responses that wrote type k
 
     Entropy belongs to the position, before the token is drawn; a type's mean is over the positions where it was
-    drawn. Types are told apart exactly as given, case and spaces included.
+    drawn. Types are told apart exactly as given, case and spaces included. The interval is symmetric, and cut at 0:
+    no mean entropy lies below, so the cut takes nothing from its coverage.
 
     Args:
         labels: (N,) token ids or token texts.
@@ -154,8 +155,9 @@ def _rows(
             error = math.sqrt(units / (units - 1) * float(((s_R - mean * n_R) ** 2).sum())) / float(n_R.sum())
             half = float(student.ppf(0.5 + level / 2, units - 1)) * error
         found[k] = TokenType(
-            token=names[k], count=int(n_R.sum()), entropy=mean, low=mean - half, high=mean + half, responses=units
-        )
+            token=names[k], count=int(n_R.sum()), entropy=mean, low=float(np.maximum(mean - half, 0.0)),
+            high=mean + half, responses=units,
+        )  # fmt: skip
     return found
 
 

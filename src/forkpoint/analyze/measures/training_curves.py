@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from forkpoint.analyze import drawing
@@ -94,6 +94,8 @@ def plot_percentiles_over_training(
         drawing.line(axes[panel], found.steps, band.value, 0, "", low=band.low, high=band.high)
         bottom = panel >= (rows - 1) * columns
         axes[panel].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        # A common factor above the axis would run into the title.
+        axes[panel].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         left = "nats" + (", lower bound" if lower_bound else "")
         ylabel = left if panel % columns == 0 else ""
         drawing.finish(axes[panel], drawing.STEP if bottom else "", ylabel, title=f"percentile {q:g}")

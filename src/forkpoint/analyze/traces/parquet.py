@@ -13,6 +13,7 @@ from forkpoint.errors import InputError
 
 KEY = b"forkpoint.trace"
 """Where a file's metadata keep `schema` and what `TraceInfo` says, as JSON."""
+_MOST_ROWS = 1 << 20  # of a batch, whatever a damaged file says
 
 
 def write_traces(path: Path, batches: Iterable[TraceBatch], about: TraceInfo) -> int:
@@ -99,7 +100,7 @@ def read_batches(
         row = 1
         for group in range(file.num_row_groups):
             try:
-                rows = _rows_for(file.metadata.row_group(group), leaf, tokens)
+                rows = _rows_for(file, group, leaf, tokens)
                 parts = file.iter_batches(batch_size=rows, row_groups=[group], columns=list(chosen.values()))
                 for part in parts:
                     if part.num_rows:
@@ -134,12 +135,14 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _rows_for(group: Any, leaf: str | None, tokens: int) -> int:
+def _rows_for(file: Any, group: int, leaf: str | None, tokens: int) -> int:
     """Return how many rows of a row group hold about `tokens` tokens."""
-    values = [group.column(i).num_values for i in range(group.num_columns) if group.column(i).path_in_schema == leaf]
-    values += [
-        group.column(i).num_values
-        for i in range(group.num_columns)
-        if leaf is not None and group.column(i).path_in_schema.startswith(f"{leaf}.")
-    ]
-    return max(1, int(tokens * group.num_rows / values[0])) if values and values[0] else 1024
+    names = [file.schema.column(i).path for i in range(len(file.schema))]
+    place = next((i for i, name in enumerate(names) if leaf is not None and name.split(".")[0] == leaf), None)
+    if place is None:
+        return 1024
+    # Arrow ends the process where the metadata of a column are damaged and asked for; reading it raises instead.
+    next(file.iter_batches(batch_size=1, row_groups=[group], columns=[leaf]), None)
+    metadata = file.metadata.row_group(group)
+    values = metadata.column(place).num_values
+    return min(max(1, int(tokens * metadata.num_rows / values)), _MOST_ROWS) if values > 0 else 1024

@@ -42,6 +42,8 @@ class ModelSettings:
     """Answers decoded at once, which make one batch."""
     top: int = 10
     """Alternatives recorded at every token; 0 saves the pass that finds them, and ranks."""
+    attention: bool = False
+    """Also record the entropy of the attention, in the pass that finds the alternatives."""
     seed: int = 0
     template: str = "auto"
     """See `forkpoint.tasks.prompts`."""
@@ -77,8 +79,8 @@ def open_model(path: str | Path, prompts: Sequence[Prompt], settings: ModelSetti
         stop_text=stop_text(tokenizer, chosen.stop),
     )
     return sampled_traces(
-        model, tokenizer, prompts, sampling, group=chosen.group, top=chosen.top, seed=chosen.seed,
-        template=chosen.template, max_prompt=chosen.max_prompt, name=str(path),
+        model, tokenizer, prompts, sampling, group=chosen.group, top=chosen.top, attention=chosen.attention,
+        seed=chosen.seed, template=chosen.template, max_prompt=chosen.max_prompt, name=str(path),
     )  # fmt: skip
 
 
@@ -90,6 +92,7 @@ def sampled_traces(
     *,
     group: int = 1,
     top: int = 10,
+    attention: bool = False,
     seed: int = 0,
     template: str = "auto",
     max_prompt: int = 2048,
@@ -104,6 +107,7 @@ def sampled_traces(
         sampling: how tokens are drawn; `slots` answers are decoded at once and make one batch.
         group: answers to each prompt, >= 1.
         top: alternatives recorded at every token; 0 saves the pass that finds them, and ranks.
+        attention: also record the entropy of the attention (`score_tokens`).
         seed: of the draws: the same seed and slots give the same answers in every pass.
         template: see `forkpoint.tasks.prompts`.
         max_prompt: longest prompt, in tokens.
@@ -112,16 +116,14 @@ def sampled_traces(
     Raises:
         InputError: no prompts, or one that is empty or too long.
     """
-    from forkpoint.tasks.prompts import encode_prompts, token_text
+    from forkpoint.tasks.prompts import encode_prompts
 
     if not prompts:
         raise InputError(f"there are no prompts to sample {name} with: give at least one")
     if group < 1 or top < 0:
         raise InputError(f"group is {group} and top is {top}: use a group of at least 1 and a top of at least 0")
     encoded = encode_prompts(prompts, tokenizer, template=template, max_tokens=max_prompt)
-    text, size = token_text(tokenizer), len(tokenizer)
     at_once = max(1, sampling.slots // group)
-    temperature = sampling.temperature or 1.0
 
     def batches() -> Iterator[TraceBatch]:
         for start in range(0, len(prompts), at_once):
@@ -129,16 +131,62 @@ def sampled_traces(
             rollouts = sample_rollouts(
                 model, tokenizer, prompts[part], encoded[part], sampling, group=group, stream=(seed, "analyze", start)
             )
-            scores = None
-            if top:
-                ids = [row[mask].tolist() for row, mask in zip(rollouts.ids_BT, rollouts.mask_BT, strict=True)]
-                read = [encoded[start + index] for index in rollouts.group_B.tolist()]
-                scores = score_tokens(model, read, ids, temperature=temperature, top=top)
-            yield with_texts(trace_of(rollouts, scores, name=name, first=start * group + 1), text, size)
+            yield scored_trace(
+                model, tokenizer, rollouts, sampling, top=top, attention=attention, name=name, first=start * group + 1
+            )
 
-    lacks = ("reward", "verdict", "advantage", "credit", "kept", "phase") + (() if top else ("rank", "top"))
-    about = TraceInfo(kind="model", name=name, lacks=lacks, model=name, temperature=temperature)
-    return Traces(about=about, batches=batches)
+    return Traces(about=model_info(name, sampling, top=top), batches=batches)
+
+
+def model_info(name: str, sampling: Sampling, *, top: int, judged: bool = False) -> TraceInfo:
+    """Return what is known of the answers of a model before they are read."""
+    lacks = (*(() if judged else ("reward", "verdict")), "advantage", "credit", "kept", "phase")
+    lacks += () if top else ("rank", "top")
+    return TraceInfo(kind="model", name=name, lacks=lacks, model=name, temperature=sampling.temperature or 1.0)
+
+
+def scored_trace(
+    model: Any,
+    tokenizer: Any,
+    rollouts: Rollouts,
+    sampling: Sampling,
+    *,
+    top: int,
+    attention: bool = False,
+    name: str,
+    first: int = 1,
+) -> TraceBatch:
+    """Return a model's answers as a trace batch, with the texts of their tokens, their ranks and alternatives.
+
+    Args:
+        model: what wrote them.
+        tokenizer: its tokenizer.
+        rollouts: the answers, verified or not.
+        sampling: how they were drawn.
+        top: alternatives at every token; 0 saves the pass that finds them, and ranks.
+        attention: also record the entropy of the attention (`score_tokens`).
+        name: of the model, for messages.
+        first: number of the first answer, for messages.
+    """
+    from forkpoint.tasks.prompts import token_text
+
+    scores = None
+    if top:
+        prompts, answers = ids_of(rollouts)
+        scores = score_tokens(
+            model, prompts, answers, temperature=sampling.temperature or 1.0, top=top, attention=attention,
+            head=sampling.head,
+        )  # fmt: skip
+    batch = trace_of(rollouts, scores, name=name, first=first)
+    return with_texts(batch, token_text(tokenizer), len(tokenizer))
+
+
+def ids_of(rollouts: Rollouts) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the token ids of every row's prompt and of its answer."""
+    lengths = rollouts.prompt_length_B.tolist()
+    prompts = [row[:length] for row, length in zip(rollouts.prompt_BS.tolist(), lengths, strict=True)]
+    answers = [row[mask].tolist() for row, mask in zip(rollouts.ids_BT, rollouts.mask_BT, strict=True)]
+    return prompts, answers
 
 
 def trace_of(rollouts: Rollouts, scores: Scores | None = None, *, name: str, first: int = 1) -> TraceBatch:
@@ -173,6 +221,8 @@ def trace_of(rollouts: Rollouts, scores: Scores | None = None, *, name: str, fir
             entropy_kind=(rollouts.entropy_kind,) * rollouts.rows,
             rank_N=np.zeros(total, np.int32) if scores is None else scores.rank_N,
             top=None if scores is None else alternatives(scores),
+            others_N=None if scores is None else scores.others_N,
+            attention_N=None if scores is None or np.isnan(scores.attention_N).all() else scores.attention_N,
             prompt_id=tuple(prompt.id for prompt in prompts),
             sample_R=rollouts.sample_B.cpu().numpy().astype(np.int32),
             step_R=np.full(rollouts.rows, -1, np.int64),

@@ -44,7 +44,7 @@ _NO_TOKENS = ("tokens", "logp", "entropy", "rank", "top", "credit", "kept", "pha
 _TEXT_ONLY = "It holds texts without tokens: score it with a model (`score_with`) to see entropies."
 _BOUND = (
     "Entropies are lower bounds: only the log-probs of the most likely tokens are known, and the rest of the "
-    "vocabulary counts as one token."
+    "vocabulary is taken to be as certain as these allow."
 )
 _UNSAID = (
     "The file does not say whether its entropies are over the full vocabulary, so they are shown as lower bounds: "
@@ -103,7 +103,7 @@ def open_traces(
         problems = read_prompts(prompts, answer=None) if isinstance(prompts, str | Path) else prompts
         return open_model(source, problems, settings)
     path = Path(source).expanduser()
-    if path.is_dir() and any((path / name).exists() for name in ("metrics.jsonl", "rollouts", "evals")):
+    if is_run(path):
         found = _of_run(path, part, columns, batch_tokens)
     elif path.exists():
         found = _of_files(path, columns, entropy_kind, batch_tokens)
@@ -112,6 +112,11 @@ def open_traces(
     if score_with is not None:
         return _scored_with(found, score_with, settings)
     return found if tokenizer is None else with_tokenizer(found, tokenizer)
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a directory that training wrote."""
+    return path.is_dir() and any((path / name).exists() for name in ("metrics.jsonl", "rollouts", "evals"))
 
 
 def _of_run(path: Path, part: str, columns: Sequence[str] | None, tokens: int) -> Traces:
@@ -128,7 +133,16 @@ def _of_run(path: Path, part: str, columns: Sequence[str] | None, tokens: int) -
         model=model.get("path") if isinstance(model, dict) else None,
         temperature=decode.get("temperature") if isinstance(decode, dict) else None,
     )  # fmt: skip
-    return _stream(about, lambda: (b for file in files for b in read_batches(file, columns=columns, tokens=tokens)))
+    return _stream(about, lambda: (b for file in files for b in _read_or_noted(file, columns, tokens)))
+
+
+def _read_or_noted(file: Path, columns: Sequence[str] | None, tokens: int) -> Iterator[TraceBatch]:
+    """Yield the batches of one of many files; what is damaged is left out and noted."""
+    try:
+        yield from read_batches(file, columns=columns, tokens=tokens)
+    except InputError as error:
+        what = f"a file, or its rest, was left out: {str(error).replace(str(file), file.name)}"
+        yield batch_of([], file=file.name, unit="row", notes=[Note(what=what, count=0, first=file.name)])
 
 
 def _of_files(path: Path, columns: Sequence[str] | None, entropy_kind: TraceEntropyKind | None, tokens: int) -> Traces:
@@ -260,7 +274,10 @@ def _scored_with(traces: Traces, path: str | Path, settings: ModelSettings | Non
         trust_remote_code=how.trust_remote_code,
     )  # fmt: skip
     tokenizer = load_tokenizer(path, revision=how.revision, trust_remote_code=how.trust_remote_code)
-    return scored_traces(traces, model, tokenizer, temperature=how.temperature or 1.0, top=how.top, name=str(path))
+    return scored_traces(
+        traces, model, tokenizer, temperature=how.temperature or 1.0, top=how.top, attention=how.attention,
+        name=str(path),
+    )  # fmt: skip
 
 
 def _kind_of(row: Mapping[str, Any], file: Path) -> Kind:

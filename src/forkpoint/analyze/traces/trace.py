@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from forkpoint.entropy.bound import entropy_lower_bound
+
 SCHEMA = 1
 """Version of the trace format, in the metadata of every file."""
 TraceEntropyKind = Literal["exact", "rescored", "lower-bound", "none"]
@@ -23,6 +25,7 @@ ENTROPY_KINDS: tuple[TraceEntropyKind, ...] = ("exact", "rescored", "lower-bound
 THINKING, ANSWERING = 1, 2
 """Values of `phase_N`; 0 is not known."""
 _ROUNDING = 1e-3  # probabilities written with three digits
+_CLOSE = 0.01  # nats: log-probs of one token, written twice with few digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,13 @@ class Note:
     what: str
     """A clause such as `field 'logp' is missing`."""
     count: int
-    """How many responses."""
+    """How many responses; 0 where that cannot be known."""
     first: str
     """The place of the first of them, such as `dump.jsonl line 7`."""
 
     def __str__(self) -> str:
+        if self.count == 0:
+            return self.what
         return f"{self.what} ({self.count} response{'s' * (self.count != 1)}; first: {self.first})"
 
 
@@ -87,6 +92,10 @@ class TraceBatch:
     kept_N: NDArray[np.bool_] | None = None
     phase_N: NDArray[np.int8] | None = None
     """(N,): `THINKING`, `ANSWERING`, or 0."""
+    others_N: NDArray[np.float32] | None = None
+    """(N,): Σ_{v≠y} p_v² over the tokens that were not sampled; not kept in files."""
+    attention_N: NDArray[np.float32] | None = None
+    """(N,): normalised entropy of the attention at the position that predicts the token; not kept in files."""
     prompt_id: tuple[str | None, ...]
     sample_R: NDArray[np.int32]
     step_R: NDArray[np.int64]
@@ -175,14 +184,13 @@ def merged_notes(notes: Iterable[Note]) -> tuple[Note, ...]:
 def lower_bound(logp_N: NDArray[np.floating], known: Alternatives, in_top_N: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return a lower bound of every position's entropy from the log-probs that are known there.
 
-        H >= -Σ_known p log p - r log r,    r = 1 - Σ_known p
-
-    The rest of the vocabulary counts as one token: merging outcomes never raises entropy. Known are the alternatives,
-    and the sampled token where it is not among them.
+    Known are the alternatives, and the sampled token where it is not among them. The bound is that of
+    `forkpoint.entropy.bound.entropy_lower_bound`: no unknown token is likelier than the last of the alternatives. Where
+    that last one may be the sampled token, which servers append to the most likely ones, the one before it is taken.
 
     Args:
         logp_N: of the sampled token, NaN where not known.
-        known: the alternatives.
+        known: the alternatives, most likely first.
         in_top_N: where the sampled token is among them.
 
     Returns:
@@ -193,22 +201,20 @@ def lower_bound(logp_N: NDArray[np.floating], known: Alternatives, in_top_N: NDA
     >>> lower_bound(np.log([0.5]), none, np.array([False]))
     array([0.6931472], dtype=float32)
     """
-    count_N = np.diff(known.offsets_N)
-    token_M = np.repeat(np.arange(len(count_N)), count_N)
-    logp_M = known.logp_M.astype(np.float64)
-    sampled_N = logp_N.astype(np.float64)
-    extra_N = ~in_top_N & ~np.isnan(sampled_N)
-    mass_N, entropy_N = np.zeros(len(count_N)), np.zeros(len(count_N))
-    there_M = ~np.isnan(logp_M)
-    for logp, token in ((logp_M[there_M], token_M[there_M]), (sampled_N[extra_N], np.flatnonzero(extra_N))):
-        p = np.exp(np.minimum(logp, 1.0))  # more than 1 is impossible however much more
-        mass_N += np.bincount(token, p, minlength=len(count_N))
-        # An impossible token (log-prob -inf) adds nothing, and 0 * inf would be NaN.
-        entropy_N -= np.bincount(token, p * np.where(p > 0, logp, 0.0), minlength=len(count_N))
-    rest_N = np.clip(1.0 - mass_N, 0.0, 1.0)
-    entropy_N -= rest_N * np.log(np.where(rest_N > 0, rest_N, 1.0))
-    nothing_N = (count_N == 0) & ~extra_N
-    return np.where(nothing_N | (mass_N > 1.0 + _ROUNDING), np.nan, entropy_N).astype(np.float32)
+    positions = len(logp_N)
+    there_M = ~np.isnan(known.logp_M)
+    token_M = np.repeat(np.arange(positions), np.diff(known.offsets_N))[there_M]
+    logp_M = known.logp_M[there_M].astype(np.float64)
+    least_N = np.full(positions, np.inf)
+    np.minimum.at(least_N, token_M, logp_M)
+    appended_N = in_top_N & ~(logp_N > least_N + _CLOSE)
+    extra = np.flatnonzero(~in_top_N & ~np.isnan(logp_N))
+    likely = np.concatenate([~(appended_N[token_M] & (logp_M == least_N[token_M])), np.zeros(len(extra), bool)])
+    where = np.concatenate([token_M, extra])
+    order = np.argsort(where, kind="stable")
+    offsets_N = np.concatenate([[0], np.cumsum(np.bincount(where, minlength=positions))]).astype(np.int64)
+    values = np.concatenate([logp_M, np.asarray(logp_N, dtype=np.float64)[extra]])
+    return entropy_lower_bound(values[order], offsets_N, likely[order]).astype(np.float32)
 
 
 def checked(batch: TraceBatch) -> TraceBatch:

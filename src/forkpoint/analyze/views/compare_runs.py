@@ -17,6 +17,7 @@ from forkpoint.analyze.views.alarms import warnings_of
 from forkpoint.analyze.views.gaps import gaps
 from forkpoint.analyze.views.overlay import MOST_RUNS, overlay
 from forkpoint.analyze.views.page import Numbers, Panel, render_page, write_page
+from forkpoint.analyze.views.shares import share_panels
 from forkpoint.errors import InputError
 from forkpoint.evaluate import stats
 
@@ -72,7 +73,7 @@ def render_comparison(runs: Sequence[RunData]) -> str:
     alike = "The resolved recipes are the same but for name and seed."
     return render_page(
         "comparison.html.j2",
-        panels=overlays(runs),
+        panels=[*share_panels(names, runs, others_differ=_differ_outside_credit(rows)), *overlays(runs)],
         runs=names,
         notes=[f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in [*run.notes, *gaps(run)]],
         results=_result_table(runs, found),
@@ -129,6 +130,10 @@ def recipe_differences(runs: Sequence[RunData]) -> list[list[str]]:
     names = sorted({name for settings in flat for name in settings} - set(_IGNORED))
     rows = [[name, *(settings.get(name, "–") for settings in flat)] for name in names]
     return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _differ_outside_credit(rows: Sequence[Sequence[str]]) -> bool:
+    return any(not row[0].startswith("credit") for row in rows)
 
 
 def overlays(runs: Sequence[RunData]) -> list[Panel]:

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from forkpoint.analyze import drawing
 from forkpoint.analyze.rundata import series
-from forkpoint.analyze.svg import BLUE, GREEN, MUTED, ORANGE, PURPLE, to_svg
+from forkpoint.analyze.svg import to_svg
 from forkpoint.analyze.views.page import Panel
 
-_COLORS = (BLUE, ORANGE, GREEN, PURPLE, MUTED)
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-MOST_RUNS = len(_COLORS) * len(_STYLES)
+MOST_RUNS = len(drawing.SERIES)
 """How many runs look different from each other."""
 
 
@@ -52,22 +49,17 @@ def overlay(
         steps, values = curves[name]
         if name in absent:
             continue
-        # Colour and line change together: runs are told apart without colour too.
-        color, style = _COLORS[place % len(_COLORS)], _STYLES[(place + place // len(_COLORS)) % len(_STYLES)]
-        if band:
-            axes.fill_between(steps, series(lines, band[0]), series(lines, band[1]), color=color, alpha=0.15, lw=0)
-        marker = "o" if np.isfinite(values).sum() <= 40 else ""
-        # A label with a leading underscore would be left out of the legend.
-        axes.plot(steps, values, color=color, linestyle=style, marker=marker, markersize=3, linewidth=1.7,
-                  label=f"\u2009{drawing.plain(name, 40)}")  # fmt: skip
+        ends = {"low": series(lines, band[0]), "high": series(lines, band[1])} if band else {}
+        drawing.line(axes, steps, values, place, drawing.plain(name, 40), **ends)
     if percent:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    everything = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
+        drawing.percent(axes)
+    drawn = [values for _, values in curves.values()]
+    drawn += [series(lines, end) for lines in records for end in band or ()]
+    everything = np.concatenate([values[np.isfinite(values)] for values in drawn])
     low, high = min(0.0, float(everything.min())), max(0.0, float(everything.max()))
     room = 0.08 * (high - low) or 1.0
     axes.set_ylim(low - (room if low < 0 else 0.0), high + room)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    drawing.finish(axes, "training step", unit)
+    drawing.finish(axes, drawing.STEP, unit)
     drawing.legend(figure, axes, 1 if len(names) > 6 or max(map(len, names)) > 24 else min(3, len(names)))
     words = "; ".join(f"{name}: {_ends(values)}" for name, (_, values) in curves.items() if name not in absent)
     missing = f" Not recorded for {', '.join(absent)}." if absent else ""
