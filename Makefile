@@ -76,6 +76,7 @@ bench: $(VENV)/bench  ## Run the benchmarks this machine can run; prints tables,
 	$(BIN)/python benchmarks/decoder.py
 	$(BIN)/python benchmarks/engine_vs_trl.py
 	$(BIN)/python benchmarks/trace_stats.py
+	$(BIN)/python benchmarks/interval_coverage.py
 
 clean:  ## Remove the environment and caches. Runs are kept.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

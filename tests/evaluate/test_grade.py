@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from forkpoint.evaluate import grade
 from forkpoint.evaluate.grade import grade_file, read_recorded
 from forkpoint.evaluate.passk import mean_pass_at_k
 from forkpoint.rollouts import Judgement, Verdict
+from forkpoint.verify.text import exact_judge
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not beside the repository")
@@ -167,3 +169,41 @@ def test_a_file_that_is_not_there(tmp_path):
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(InputError, match="cannot be read"):
             grade_file(path, answer="a", completion="c")
+
+
+def test_completions_are_not_held(tmp_path, monkeypatch):
+    """100,000 completions take as long as they take; what is held at a time does not depend on how many there are."""
+    path = write(tmp_path / "a.jsonl", *({"a": "1", "c": [rf"\boxed{{{n % 2}}}"] * 5} for n in range(1000)))
+    monkeypatch.setattr(grade, "CHUNK", 10)
+    alive, most, plain = [], [], grade.Recorded
+
+    def watched(**fields):
+        row = plain(**fields)
+        alive.append(weakref.ref(row))
+        most.append(sum(one() is not None for one in alive[-60:]))
+        return row
+
+    monkeypatch.setattr(grade, "Recorded", watched)
+    report = grade_file(path, answer="a", completion="c", judge=exact_judge())
+    assert report.counts == {Verdict.RIGHT: 2500, Verdict.WRONG: 2500, Verdict.UNJUDGED: 0}
+    assert len(most) == 1000
+    assert max(most) <= 21  # a chunk, the one before it, and the row just read
+
+
+def test_what_completions_are_worth_can_be_kept_and_compared(tmp_path):
+    from forkpoint.analyze.results import read_result
+
+    rows = ({"id": name, "a": "1", "c": [r"\boxed{1}", "none", r"\boxed{2}"]} for name in "xy")
+    path = write(tmp_path / "a.jsonl", *rows)
+    grade_file(path, answer="a", completion="c", id="id", out=tmp_path / "graded.parquet")
+    found = read_result(tmp_path / "graded.parquet")
+    assert found.problems == ("x", "y")
+    assert found.value_N.tolist() == [1.0, 0.0, 0.0] * 2
+    assert found.format_N.tolist() == [1.0, 0.0, 1.0] * 2
+    grade_file(path, answer="a", completion="c", out=tmp_path / "lines.parquet")
+    assert read_result(tmp_path / "lines.parquet").problems == ("1", "2")
+    with pytest.raises(InputError, match="give a name that ends so"):
+        grade_file(path, answer="a", completion="c", out=tmp_path / "graded.jsonl")
+    with pytest.raises(InputError, match="line 1: no field 'idd'"):
+        grade_file(path, answer="a", completion="c", id="idd", out=tmp_path / "other.parquet")
+    assert not (tmp_path / "other.parquet").exists()

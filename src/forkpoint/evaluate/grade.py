@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.evaluate.passk import mean_pass_at_k
 from forkpoint.evaluate.stats import Estimate, accuracy
+from forkpoint.evaluate.store import EXTRACTED, graded_writer, utf8
 from forkpoint.rollouts import Judgement, Prompt, Verdict
+from forkpoint.verify.extract import EXTRACTIONS
 
 Judge = Callable[[Sequence[Prompt], Sequence[str]], list[Judgement]]
+Keep = Callable[["list[Recorded]", "list[list[Judgement]]"], None]
 
 CHUNK = 64
 """Problems judged at a time: texts of one chunk are all that is held in memory."""
@@ -29,6 +33,8 @@ class Recorded:
 
     line: int
     """Line number in the file, from 1."""
+    id: str
+    """The problem's id; the line number where no such field was named."""
     question: str
     """The problem as text, empty where no such field was named."""
     gold: str
@@ -87,6 +93,8 @@ def grade_file(
     completion: str,
     question: str | None = None,
     recorded: str | None = None,
+    id: str | None = None,
+    out: str | Path | None = None,
     extraction: str = "boxed",
     gold_extraction: str = "auto",
     judge: Judge | None = None,
@@ -102,6 +110,8 @@ def grade_file(
         completion: Field with one completion or a list of them.
         question: Field with the problem, for judges that read it.
         recorded: Field with the recorded verdict: a bool, or a list as long as the completions.
+        id: Field that names a problem.
+        out: Parquet file for what every completion is worth, without its text; `forkpoint compare` reads it.
         extraction: Where the answer stands in a completion, see `forkpoint.verify.extract.EXTRACTIONS`.
         gold_extraction: Where it stands in the reference.
         judge: Any verifier in place of mathematics; it ignores both extractions.
@@ -113,13 +123,20 @@ def grade_file(
     Raises:
         InputError: For a file that cannot be read, is empty, or has a bad line, which is named.
     """
-    rows = read_recorded(path, answer=answer, completion=completion, question=question, recorded=recorded)
-    if judge is not None:
-        return _grade(rows, judge, level)
-    from forkpoint.verify.math import math_judge
+    rows = read_recorded(path, answer=answer, completion=completion, question=question, recorded=recorded, id=id)
+    with ExitStack() as stack:
+        keep = None
+        if out is not None:
+            if Path(out).suffix != ".parquet":
+                raise InputError(f"graded completions are written as parquet: give a name that ends so, not {out}")
+            write = stack.enter_context(graded_writer(Path(out)))
+            extract = EXTRACTIONS.get(extraction) if judge is None else None
+            keep = _keeper(write, extract)
+        if judge is None:
+            from forkpoint.verify.math import math_judge
 
-    with math_judge(extraction=extraction, gold_extraction=gold_extraction) as mathematics:
-        return _grade(rows, mathematics, level)
+            judge = stack.enter_context(math_judge(extraction=extraction, gold_extraction=gold_extraction))
+        return _grade(rows, judge, level, keep)
 
 
 def read_recorded(
@@ -129,6 +146,7 @@ def read_recorded(
     completion: str,
     question: str | None = None,
     recorded: str | None = None,
+    id: str | None = None,
 ) -> Iterator[Recorded]:
     """Yield the problems of a JSONL file one after the other; see `grade_file` for the fields.
 
@@ -147,6 +165,7 @@ def read_recorded(
                 completions = _texts(_field(row, completion, where), completion, where)
                 yield Recorded(
                     line=line,
+                    id=_gold(_field(row, id, where), id, where) if id else str(line),
                     question=_text(_field(row, question, where), question, where) if question else "",
                     gold=_gold(_field(row, answer, where), answer, where),
                     completions=completions,
@@ -160,7 +179,29 @@ def read_recorded(
         raise InputError(f"{path} has no line to grade: it must hold one JSON object a line")
 
 
-def _grade(rows: Iterator[Recorded], judge: Judge, level: float) -> GradeReport:
+def _keeper(write: Callable[[Mapping[str, Any]], None], extract: Callable[[str], str | None] | None) -> Keep:
+    """Return a function that writes what the completions of a chunk are worth."""
+
+    def keep(chunk: list[Recorded], judged: list[list[Judgement]]) -> None:
+        rows = [
+            (row.id, sample, judgement, extract(text) if extract is not None else None)
+            for row, judgements in zip(chunk, judged, strict=True)
+            for sample, (judgement, text) in enumerate(zip(judgements, row.completions, strict=True))
+        ]
+        write(
+            {
+                "problem_id": [row[0] for row in rows],
+                "sample": [row[1] for row in rows],
+                "verdict": [str(row[2].verdict) for row in rows],
+                "extracted": [utf8(row[3][:EXTRACTED]) if row[3] is not None else None for row in rows],
+                "has_answer": [int(row[3] is not None) if extract is not None else None for row in rows],
+            }
+        )
+
+    return keep
+
+
+def _grade(rows: Iterator[Recorded], judge: Judge, level: float, keep: Keep | None = None) -> GradeReport:
     """Judge all rows chunk by chunk and count."""
     lines: list[int] = []
     verdicts: list[tuple[Verdict, ...]] = []
@@ -168,16 +209,19 @@ def _grade(rows: Iterator[Recorded], judge: Judge, level: float) -> GradeReport:
     disagreements: list[Disagreement] = []
     agreed = compared = 0
     while chunk := list(islice(rows, CHUNK)):
-        for row, judgements in zip(chunk, _judge_chunk(chunk, judge), strict=True):
+        judged = list(_judge_chunk(chunk, judge))
+        if keep is not None:
+            keep(chunk, judged)
+        for row, judgements in zip(chunk, judged, strict=True):
             lines.append(row.line)
             verdicts.append(tuple(judgement.verdict for judgement in judgements))
             if row.verdicts is None:
                 continue
             recorded.append(row.verdicts)
             differing = _disagreements(row, judgements)
-            judged = sum(verdict is not Verdict.UNJUDGED for verdict in verdicts[-1])
-            compared += judged
-            agreed += judged - len(differing)
+            told = sum(verdict is not Verdict.UNJUDGED for verdict in verdicts[-1])
+            compared += told
+            agreed += told - len(differing)
             disagreements += differing[: LISTED - len(disagreements)]
     flat = [verdict for row in verdicts for verdict in row]
     problems = [index for index, row in enumerate(verdicts) for _ in row]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forkpoint.errors import InputError
+from forkpoint.errors import InputError, did_you_mean
+from forkpoint.evaluate.intervals import bootstrap, check_level, clustered_wilson, standard_error, student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +67,8 @@ def accuracy(problems: Sequence[Hashable], values: Sequence[float], *, level: fl
 
         m_p = mean of the values of problem p;  value = mean_p m_p;  error = std(m, ddof=1) / sqrt(P)
 
-    The interval is Student's t with P - 1 degrees of freedom, cut to [0, 1] for values in [0, 1]. It is
-    Wilson's for 0/1 values with one answer a problem, and also where every answer is right or every answer
-    is wrong, with the problems as trials: there the error is 0 and t would claim certainty.
+    The interval of values in [0, 1] is `intervals.clustered_wilson`, which is Wilson's own with the problems as
+    trials where every problem is all right or all wrong; of other scores it is Student's t.
 
     Args:
         problems: The problem of every answer.
@@ -85,22 +86,58 @@ def accuracy(problems: Sequence[Hashable], values: Sequence[float], *, level: fl
     >>> accuracy([1, 1, 2, 2], [1, 1, 1, 0]).value
     0.75
     """
-    _check(level)
     means, counts = problem_means(problems, values)
-    mean = np.array(list(means.values()))
-    size, samples = len(means), sum(counts.values())
+    return mean_estimate(list(means.values()), samples=sum(counts.values()), level=level)
+
+
+def mean_estimate(
+    values_P: Sequence[float] | NDArray[np.float64],
+    *,
+    samples: int,
+    level: float = 0.95,
+    interval: Literal["auto", "wilson", "student", "bootstrap"] = "auto",
+    seed: int = 0,
+) -> Estimate:
+    """Return the mean over problems with its interval.
+
+    Args:
+        values_P: One value a problem; NaN means that the problem has none and is left out.
+        samples: Answers they come from, for the record.
+        level: Coverage of the interval, in (0, 1).
+        interval: A function of `forkpoint.evaluate.intervals`; `auto` is `wilson` for values in [0, 1], else
+            `student`.
+        seed: Of the bootstrap.
+
+    Returns:
+        The estimate; `error` and the interval are NaN for fewer than two problems.
+
+    Raises:
+        InputError: Where `level` is out of range, the name of the interval is unknown, or a value is infinite.
+
+    >>> found = mean_estimate([1.0, 0.0, 0.5], samples=6)
+    >>> found.value, round(found.error, 4), found.problems
+    (0.5, 0.2887, 3)
+    """
+    check_level(level)
+    values = np.asarray(values_P, np.float64)
+    values = values[~np.isnan(values)]
+    if np.isinf(values).any():
+        raise InputError("a value is infinite: only finite numbers have a mean; leave it out as NaN")
+    size = len(values)
+    value = math.fsum(values) / size if size else math.nan
     if size < 2:
-        value = float(mean[0]) if size else math.nan
         return Estimate(value=value, low=math.nan, high=math.nan, error=math.nan, problems=size, samples=samples)
-    value, error = float(mean.mean()), _standard_error(mean)
-    binary = bool(np.isin(mean, (0.0, 1.0)).all())
-    if binary and (samples == size or value in (0.0, 1.0)):
-        low, high = _wilson(round(value * size), size, level)
-    else:
-        low, high = _student(value, error, size, level)
-        if all(0.0 <= v <= 1.0 for v in values if not math.isnan(v)):
-            low, high = max(low, 0.0), min(high, 1.0)
-    return Estimate(value=value, low=low, high=high, error=error, problems=size, samples=samples)
+    shares = bool(((values >= 0) & (values <= 1)).all())
+    chosen = ("wilson" if shares else "student") if interval == "auto" else interval
+    if chosen not in _INTERVALS:
+        raise InputError(f"unknown interval {interval!r}: {did_you_mean(interval, ['auto', *_INTERVALS])}")
+    if chosen == "wilson" and not shares:
+        raise InputError("Wilson's interval needs values in [0, 1]: choose 'student' or 'bootstrap'")
+    low, high = bootstrap(values, level, seed=seed) if chosen == "bootstrap" else _INTERVALS[chosen](values, level)
+    return Estimate(
+        value=value, low=float(low), high=float(high), error=float(standard_error(values)), problems=size,
+        samples=samples,
+    )  # fmt: skip
 
 
 def paired_difference(
@@ -115,14 +152,15 @@ def paired_difference(
 
         d_p = m_p(a) - m_p(b);  value = mean_p d_p;  error = std(d, ddof=1) / sqrt(P)
 
-    Pairing removes the spread between easy and hard problems, which both evaluations share.
+    Pairing removes the spread between easy and hard problems, which both evaluations share. The interval is
+    Student's; where all differences are the same, for which it would claim certainty, that of Bonett and Price.
 
     Args:
         problems_a: The problem of every answer of a.
         values_a: Their values; NaN means not judged.
         problems_b: The problem of every answer of b.
         values_b: Their values.
-        level: Coverage of Student's t interval, in (0, 1).
+        level: Coverage of the interval, in (0, 1).
 
     Returns:
         The estimate; `samples` counts the answers of both on shared problems. `error` and the interval are
@@ -136,20 +174,46 @@ def paired_difference(
     >>> paired_difference(["a", "b"], [1, 1], ["b", "a", "c"], [0, 1, 1]).value
     0.5
     """
-    _check(level)
+    _, difference, samples = paired_values(problems_a, values_a, problems_b, values_b)
+    return difference_estimate(difference, samples=samples, level=level)
+
+
+def difference_estimate(
+    difference_P: Sequence[float] | NDArray[np.float64], *, samples: int, level: float = 0.95
+) -> Estimate:
+    """Return the mean of differences over problems; see `paired_difference`.
+
+    Args:
+        difference_P: One difference a shared problem, no NaN.
+        samples: Answers they come from, for the record.
+        level: Coverage of the interval, in (0, 1).
+    """
+    difference = np.asarray(difference_P, np.float64)
+    found = mean_estimate(difference, samples=samples, level=level, interval="student")
+    if found.error > 0 or found.problems < 2:
+        return found
+    low, high = _with_one_each_way(difference, level)
+    return replace(found, low=low, high=high)
+
+
+def paired_values(
+    problems_a: Sequence[Hashable],
+    values_a: Sequence[float],
+    problems_b: Sequence[Hashable],
+    values_b: Sequence[float],
+) -> tuple[list[Hashable], NDArray[np.float64], int]:
+    """Return the problems judged in both evaluations, the difference a - b on each, and the answers behind them.
+
+    Raises:
+        InputError: Where no problem is shared, or lengths differ.
+    """
     means_a, counts_a = problem_means(problems_a, values_a)
     means_b, counts_b = problem_means(problems_b, values_b)
     shared = [problem for problem in means_a if problem in means_b]
     if not shared:
         raise InputError("the two evaluations have no judged problem in common: compare runs on the same problem set")
     difference = np.array([means_a[p] - means_b[p] for p in shared])
-    samples = sum(counts_a[p] + counts_b[p] for p in shared)
-    size, value = len(shared), float(difference.mean())
-    if size < 2:
-        return Estimate(value=value, low=math.nan, high=math.nan, error=math.nan, problems=size, samples=samples)
-    error = _standard_error(difference)
-    low, high = _student(value, error, size, level)
-    return Estimate(value=value, low=low, high=high, error=error, problems=size, samples=samples)
+    return shared, difference, sum(counts_a[p] + counts_b[p] for p in shared)
 
 
 def unpaired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
@@ -172,24 +236,16 @@ def unpaired_difference(before: Sequence[float], after: Sequence[float]) -> tupl
     return p2 - p1, p2 - p1 - math.hypot(p2 - l2, u1 - p1), p2 - p1 + math.hypot(u2 - p2, p1 - l1)
 
 
-def _standard_error(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
+def _with_one_each_way(difference_P: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Return an interval for differences that are all the same, with one more problem won and one more lost.
+
+    Source: Bonett and Price 2012, who add these two to every paired comparison of shares.
+    """
+    from scipy.stats import norm
+
+    more = np.append(difference_P, [1.0, -1.0])
+    half = float(norm.ppf(0.5 + level / 2) * more.std() / math.sqrt(len(more)))
+    return max(float(more.mean()) - half, -1.0), min(float(more.mean()) + half, 1.0)
 
 
-def _check(level: float) -> None:
-    if not 0.0 < level < 1.0:
-        raise InputError(f"the level of an interval is between 0 and 1, for example 0.95, not {level}")
-
-
-def _student(value: float, error: float, size: int, level: float) -> tuple[float, float]:
-    from scipy.stats import t
-
-    half = float(t.ppf(0.5 + level / 2, size - 1)) * error
-    return value - half, value + half
-
-
-def _wilson(right: int, size: int, level: float) -> tuple[float, float]:
-    from scipy.stats import binomtest
-
-    interval = binomtest(right, size).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+_INTERVALS = {"wilson": clustered_wilson, "student": student, "bootstrap": bootstrap}

@@ -32,6 +32,7 @@ def read_prompts(
     limit: int | None = None,
     answer_extraction: Literal["none", "gsm8k", "boxed"] = "none",
     config: str | None = None,
+    keep: Sequence[str] = (),
 ) -> tuple[Prompt, ...]:
     r"""Read problems and reference answers.
 
@@ -50,6 +51,7 @@ def read_prompts(
         limit: read at most this many different problems, >= 1.
         answer_extraction: `gsm8k` takes what follows `####`, `boxed` the last \boxed{…}, `none` all.
         config: configuration (subset) of a hub data set.
+        keep: further fields that become metadata, for the verifier or the prompt.
 
     Returns:
         The problems in the order of the source, with `data_source`, `ability` and `extra_info` as metadata.
@@ -70,7 +72,7 @@ def read_prompts(
         if number == 1 and (question, answer) == ("question", "answer") and _is_verl(row):
             question, answer = _VERL
         prompt = _prompt(
-            row, f"{name} {where}", f"{stem}/{number}", question, answer, id, _EXTRACTIONS[answer_extraction]
+            row, f"{name} {where}", f"{stem}/{number}", question, answer, id, _EXTRACTIONS[answer_extraction], keep
         )
         if answer is not None and not prompt.answer:
             unanswered += 1
@@ -144,7 +146,14 @@ def _is_verl(row: Any) -> bool:
 
 
 def _prompt(
-    row: Any, where: str, default_id: str, question: str, answer: str | None, id: str | None, extract: Any
+    row: Any,
+    where: str,
+    default_id: str,
+    question: str,
+    answer: str | None,
+    id: str | None,
+    extract: Any,
+    keep: Sequence[str] = (),
 ) -> Prompt:
     if not isinstance(row, dict):
         raise InputError(f"{where} holds {_kind(row)}, not an object with fields")
@@ -167,7 +176,7 @@ def _prompt(
         text=text,
         answer=reference,
         messages=messages,
-        meta={name: row[name] for name in _META if name in row},
+        meta={name: row[name] for name in _META if name in row} | {name: _field(row, name, where) for name in keep},
     )
 
 

@@ -1,0 +1,1 @@
+"""Merging checkpoints: one equation on tensors, and files read and written a block at a time."""

@@ -1,0 +1,118 @@
+"""Paired comparisons by hand, against scipy, and on recorded answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from forkpoint.errors import InputError
+from forkpoint.evaluate.paired import holm, mcnemar, paired_arrays, paired_bootstrap, paired_test
+from forkpoint.evaluate.stats import mean_estimate
+
+DATA = Path(__file__).resolve().parents[2] / "../shared/data"
+needs_data = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not beside the repository")
+
+
+@needs_data
+def test_gsm8k_pair_of_openai():
+    rows = [json.loads(line) for line in (DATA / "recorded/gsm8k_openai_6b_175b.jsonl").open()]
+    ids = [row["question"] for row in rows]
+    small, large = ([float(row[name]["is_correct"]) for row in rows] for name in ("6b_verification", "175b_finetuning"))
+    found = paired_test(ids, small, ids, large)
+    assert (found.difference.value, found.difference.error) == pytest.approx((0.0432, 0.0144), abs=5e-5)
+    assert found.unpaired_error == pytest.approx(0.0188, abs=5e-5)
+    assert found.correlation == pytest.approx(0.42, abs=5e-3)
+    assert (found.mcnemar.won, found.mcnemar.lost) == (209, 152)
+    assert found.mcnemar.exact == pytest.approx(0.00315, abs=5e-6)
+    assert found.p_value == pytest.approx(stats.ttest_rel(small, large).pvalue, rel=1e-9)
+    assert 0 < found.difference.low < 0.0432 < found.difference.high
+
+
+def test_mcnemar_by_counting():
+    # 7 of 8 discordant problems: outcomes at least as uneven are 0, 1, 7, 8 won, (1 + 8 + 8 + 1) / 256.
+    found = mcnemar(7, 1)
+    assert found.exact == pytest.approx(18 / 256, abs=1e-12)
+    assert found.mid == pytest.approx(10 / 256, abs=1e-12)
+    assert mcnemar(1, 7).exact == found.exact
+    assert (mcnemar(4, 4).exact, mcnemar(4, 4).mid, mcnemar(0, 0).exact) == (1.0, 1.0, 1.0)
+
+
+def test_only_shared_judged_problems_count():
+    found = paired_test(list("abcd"), [1, 1, 0, math.nan], list("bcda"), [0, 0, 1, 1])
+    assert (found.difference.problems, found.better, found.worse) == (3, 1, 0)
+    assert (found.mcnemar.won, found.mcnemar.lost) == (1, 0)
+
+
+def test_several_answers_have_no_mcnemar():
+    found = paired_test(list("aabb"), [1, 0, 1, 1], list("ab"), [0, 1])
+    assert found.mcnemar is None
+    assert (found.better, found.worse, found.difference.value) == (1, 0, 0.25)
+
+
+def test_the_p_value_agrees_with_the_interval():
+    rng = np.random.default_rng(0)
+    sides = set()
+    for _ in range(200):
+        found = paired_arrays(rng.integers(0, 5, 12) / 4, rng.integers(0, 5, 12) / 4)
+        leaves_out = not found.difference.low <= 0 <= found.difference.high
+        assert (found.p_value < 0.05) == leaves_out
+        sides.add(leaves_out)
+    assert sides == {True, False}
+
+
+def test_the_same_difference_everywhere_is_no_certainty():
+    same = paired_arrays([1.0] * 30, [1.0] * 30)
+    assert same.p_value == 1.0
+    # Bonett and Price: one more problem each way, error sqrt(2 / 32) / sqrt(32) = sqrt(2) / 32.
+    half = 1.959963984540054 * math.sqrt(2) / 32
+    assert (same.difference.low, same.difference.high) == pytest.approx((-half, half), abs=1e-12)
+    all_won = paired_arrays([1.0] * 10, [0.0] * 10)
+    assert all_won.p_value == pytest.approx(2 / 2**10)
+    assert 0 < all_won.difference.low < 1
+    assert all_won.difference.high == 1.0
+
+
+def test_one_problem_has_no_error():
+    found = paired_arrays([1.0], [0.0])
+    assert (found.difference.value, found.difference.problems) == (1.0, 1)
+    assert all(map(math.isnan, (found.p_value, found.difference.low, found.unpaired_error, found.correlation)))
+
+
+def test_paired_bootstrap_draws_problems():
+    rng = np.random.default_rng(1)
+    a = rng.random(60)
+    b = a - 0.1 + 0.02 * rng.standard_normal(60)
+    found = paired_bootstrap(a, b)
+    assert found.value == pytest.approx(float((a - b).mean()))
+    assert found.high - found.low < 0.02, "the spread between problems is not in it"
+    assert found == paired_bootstrap(a, b)
+    separate = mean_estimate(a, samples=60, interval="bootstrap")
+    assert separate.high - separate.low > 0.1
+
+
+def test_holm_by_hand():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, never falling.
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert holm([]).tolist() == []
+    with_gap = holm([math.nan, 0.02, 0.04])
+    assert math.isnan(with_gap[0])
+    assert with_gap[1:].tolist() == pytest.approx([0.04, 0.04])
+
+
+def test_mistakes_are_named():
+    with pytest.raises(InputError, match="cannot be paired"):
+        paired_arrays([1, 0], [1])
+    with pytest.raises(InputError, match="p value lies outside"):
+        holm([0.5, 1.5])
+    with pytest.raises(InputError, match="no judged problem in common"):
+        paired_test(["a"], [1], ["b"], [1])
+    with pytest.raises(InputError, match="0 or more"):
+        mcnemar(-1, 2)
+    with pytest.raises(InputError, match="level"):
+        paired_test(["a", "b"], [1, 1], ["a", "b"], [1, 0], level=95)
