@@ -19,16 +19,27 @@ MAX_DIGITS = 200
 MAX_EXPONENT = 10_000
 """References reach 1009. A literal power is evaluated exactly: 9^(9^9) alone has 370 million digits."""
 ROUNDING = Fraction(1, 10**6)
-"""math-verify rounds to six decimals, so literals further apart than this are never equal to it."""
+"""A decimal equals an exact number that rounds to it at this place."""
+SMALL = Fraction(1, 1000)
+"""Below this size, six decimals say little."""
+RELATIVE = Fraction(1, 1000)
+"""How far two small numbers may differ, relative to the larger, before rounding is not believed."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _SEPARATED = r"[1-9]\d{0,2}(?:(?:,|\{,\}|\\,|\{\\,\}|\\!,|,\\!| )\d{3})+"
-_NUMBER = re.compile(rf"(?P<sign>[+-]?)(?P<whole>{_SEPARATED}|\d+)?(?:\.(?P<part>\d*))?")
+_NUMBER = re.compile(
+    rf"(?P<sign>[+-]?)(?P<whole>{_SEPARATED}|\d+)?"
+    r"(?:\.(?P<part>\d*)(?:\\(?:overline|bar)\s*\{(?P<repeated>\d+)\})?)?"
+    r"(?:[eE](?P<exponent>[+-]?\d{1,3})|\s*(?:\\times|\\cdot)\s*10\^(?:\{(?P<power>[+-]?\d{1,3})\}|(?P<digit>\d)))?"
+)
 _FRACTION = re.compile(
     r"(?P<sign>[+-]?)(?:\\[dtc]?frac\s*(?:\{\s*(?P<a>[+-]?\d+)\s*\}|(?P<a1>\d))\s*"
     r"(?:\{\s*(?P<b>\d+)\s*\}|(?P<b1>\d))|(?P<a2>\d+)/(?P<b2>\d+))"
 )
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textrm|operatorname)\s*\{([^{}]*)\}")
+_BOLD = re.compile(r"\*\*([^*]+)\*\*")
+_LOOKALIKES = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " "})
+_SIZES = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
@@ -62,20 +73,36 @@ def last_boxed(text: str) -> str | None:
     return None if best is None else text[best[0] : best[1]].strip()
 
 
-def strip_wrapping(answer: str) -> str:
-    r"""Return an answer without maths delimiters, currency signs, spacing commands and a final full stop.
+def unwrapped(answer: str) -> str:
+    r"""Return an answer without maths delimiters, bold marks and a final full stop.
 
-    >>> strip_wrapping(r"$\$18.90$.")
-    '18.90'
+    >>> unwrapped(r"$\$18.90$."), unwrapped("**73**")
+    ('\\$18.90', '73')
     """
-    text = answer.strip().replace("\u2212", "-").removesuffix(".").strip()
+    text = _without_stop(answer.translate(_LOOKALIKES))
+    if bold := _BOLD.fullmatch(text):
+        text = bold[1].strip()
     for left, right in _WRAPPERS:
         if text.startswith(left) and text.endswith(right) and len(text) >= len(left) + len(right):
             text = text[len(left) : len(text) - len(right)].strip()
-    text = text.replace("\\$", "").replace("$", "")
-    for command in ("\\left", "\\right", "\\displaystyle"):
-        text = re.sub(re.escape(command) + r"(?![a-zA-Z])", "", text)
-    return text.strip().removesuffix(".").strip()
+    return text
+
+
+def strip_wrapping(answer: str) -> str:
+    r"""Return an answer without delimiters, bold marks, currency signs, `\left` and a final full stop.
+
+    >>> strip_wrapping(r"$\$18.90$."), strip_wrapping(r"\left(1, 2\right)")
+    ('18.90', '(1, 2)')
+    """
+    text = unwrapped(answer).replace("\\$", "").replace("$", "")
+    text = _SIZES.sub("", text) if "\\" in text else text
+    return _without_stop(text)
+
+
+def _without_stop(text: str) -> str:
+    """Return a text without its final full stop; three are an ellipsis and stay."""
+    text = text.strip()
+    return text if text.endswith("...") else text.removesuffix(".").strip()
 
 
 def normalise(answer: str) -> str:
@@ -93,17 +120,20 @@ def normalise(answer: str) -> str:
     # A command needs the blank that ends it: `\pi r` is not `\pir`.
     text = re.sub(r"\\([a-zA-Z]+)\s+(?=[a-zA-Z])", r"\\\1{}", text)
     text = re.sub(r"(?<=\d)\s+(?=\d)", "\0", text)
-    return re.sub(r"\s+", "", text).replace("\0", " ").removesuffix(".")
+    return _without_stop(re.sub(r"\s+", "", text)).replace("\0", " ")
 
 
 def number(answer: str) -> Fraction | None:
     r"""Return the value of an integer, decimal or simple fraction, exactly, or None for anything else.
 
     Thousands separators are `,`, `{,}`, `\,`, `\!,` or a blank, and only before groups of exactly three
-    digits. Literals of more than `MAX_DIGITS` digits give None.
+    digits. `0.\overline{3}` repeats; `4.5e3` and `4.5 \times 10^{3}` are scientific. Literals of more than
+    `MAX_DIGITS` digits give None.
 
     >>> number(r"10{,}000"), number("-5.0"), number(r"\frac{3}{6}"), number("1,22")
     (Fraction(10000, 1), Fraction(-5, 1), Fraction(1, 2), None)
+    >>> number(r"0.1\overline{6}"), number("2.5e-1")
+    (Fraction(1, 6), Fraction(1, 4))
     """
     text = strip_wrapping(_TEXT.sub(r"\1", answer))
     if not text or sum(character.isdigit() for character in text) > MAX_DIGITS or not text.isascii():
@@ -113,21 +143,25 @@ def number(answer: str) -> Fraction | None:
         value = Fraction(int(top), int(bottom)) if int(bottom) else None
         return -value if value is not None and fraction["sign"] == "-" else value
     match = _NUMBER.fullmatch(text)
-    if match is None or not (match["whole"] or match["part"]):
+    if match is None or not (match["whole"] or match["part"] or match["repeated"]):
         return None
-    whole = re.sub(r"\D", "", match["whole"] or "0")
-    value = Fraction(f"{whole}.{match['part'] or 0}")
+    part, repeated = match["part"] or "", match["repeated"] or ""
+    value = Fraction(int(re.sub(r"\D", "", match["whole"] or "0") + part), 10 ** len(part))
+    if repeated:
+        value += Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(part))
+    value *= Fraction(10) ** int(match["exponent"] or match["power"] or match["digit"] or 0)
     return -value if match["sign"] == "-" else value
 
 
 def exactly_equal(gold: str, answer: str) -> bool | None:
-    """Return whether two answers are equal where that is certain without algebra, else None.
+    r"""Return whether two answers are equal where that is certain without algebra, else None.
 
-    True for equal normalised strings and equal numbers, False for numbers further apart than `ROUNDING`.
-    Numbers closer than that are left open: rounding is a matter for the symbolic comparison.
+    True for equal normalised strings, and two numbers are always decided, see `same_number`.
 
     >>> exactly_equal("10,000", "10000.0"), exactly_equal("3", "4"), exactly_equal("1/12", "0.083333")
-    (True, False, None)
+    (True, False, True)
+    >>> exactly_equal("3", r"\sqrt{9}") is None
+    True
     """
     if len(gold) > MAX_LENGTH or len(answer) > MAX_LENGTH:
         return None
@@ -137,9 +171,34 @@ def exactly_equal(gold: str, answer: str) -> bool | None:
     left, right = number(gold), number(answer)
     if left is None or right is None:
         return None
-    if left == right:
-        return True
-    return False if abs(left - right) > ROUNDING else None
+    return same_number(left, right, rounded=is_decimal(gold) or is_decimal(answer))
+
+
+def same_number(left: Fraction, right: Fraction, *, rounded: bool) -> bool:
+    """Return whether two numbers are equal; where one is a rounded decimal, to six decimals.
+
+    Numbers below `SMALL` must also agree to a share `RELATIVE`: rounded to six decimals they are all zero.
+
+    >>> same_number(Fraction(1, 3), Fraction("0.333333"), rounded=True), same_number(
+    ...     Fraction("0.0000001"), Fraction(0), rounded=True
+    ... )
+    (True, False)
+    """
+    if left == right or not rounded:
+        return left == right
+    largest = max(abs(left), abs(right))
+    if largest < SMALL and abs(left - right) > RELATIVE * largest:
+        return False
+    return round(left / ROUNDING) == round(right / ROUNDING)
+
+
+def is_decimal(answer: str) -> bool:
+    r"""Return whether a number is written with a point or an exponent, so that it may have been rounded.
+
+    >>> is_decimal("0.33"), is_decimal("1/3"), is_decimal(r"0.\overline{3}")
+    (True, False, False)
+    """
+    return bool(re.search(r"\.|\d[eE]|10\^", answer)) and "\\overline" not in answer and "\\bar" not in answer
 
 
 def over_cap(answer: str) -> str | None:

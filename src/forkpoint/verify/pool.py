@@ -207,6 +207,8 @@ class VerifierPool:
                 waiting.append(item)
             else:
                 outcomes[item] = Outcome(failure="died" if dead else "deadline")
+                # Its successor imports while the others work, so that no later item waits for it.
+                self._workers.append(_start(self._arguments))
 
     def _remove(self, workers: list[_Worker]) -> None:
         """Kill workers and forget them."""

@@ -1,107 +1,224 @@
-r"""Equality of mathematical answers by math-verify. Runs inside a worker process of `VerifierPool` only.
+r"""Equality of mathematical answers by algebra. Runs inside a worker process of `VerifierPool` only.
 
-math-verify is used without its own timeouts (they rely on SIGALRM in the main thread): the pool kills a
-worker that is late. Its repair of malformed operators is off, as upstream advises for rewards; what TeX
-itself accepts (`\frac12`, `\sqrt2`) is spelled out here first.
+math-verify is used without its own timeouts (they rely on SIGALRM in the main thread): the pool kills a worker that is
+late. Its repair of malformed operators and its removal of units are off: what TeX itself accepts (`\frac12`, `\sqrt2`)
+and units are read by `forkpoint.verify.notation` and `forkpoint.verify.units`. What it calls equal must also pass
+`forkpoint.verify.believe`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
 from typing import Any
 
-from forkpoint.verify.exact import strip_wrapping
+from forkpoint.verify.believe import DIGITS, doubt, equal_where_real
+from forkpoint.verify.exact import is_decimal, number
+from forkpoint.verify.notation import explicit_arguments, explicit_products
+from forkpoint.verify.rules import Finding, Rule, exact_leaf, find
 
-SMALL = 1e-3
-"""math-verify compares numbers rounded to 6 decimals; below this size that says nothing."""
-RELATIVE = 1e-3
-"""How far two small numbers may differ, relative to the larger, before rounding is not believed."""
+_PERCENT = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*(?:percent|percentage|pct|\\?%)\s*\}")
+PARSED = 4096
+"""Parsed answers kept by a worker: the answers to one problem share its reference."""
 
 
-def compare(item: Mapping[str, str]) -> dict[str, str]:
+def compare(item: Mapping[str, Any]) -> dict[str, str]:
     """Compare an answer with its reference.
 
     Args:
-        item: `gold` and `answer`, both already extracted and within the caps of `over_cap`.
+        item: `gold` and `answer`, extracted; `rule`, the fields of a `forkpoint.verify.rules.Rule` (all optional); or
+            `search` in its place, the settings of `searched`.
 
     Returns:
         `verdict` (`right`, `wrong`, `unjudged`) and `detail`.
     """
-    from math_verify import verify
-
-    gold, answer = _parse(item["gold"]), _parse(item["answer"])
-    if not gold:
-        return {"verdict": "unjudged", "detail": "unreadable reference"}
-    if not answer:
-        return {"verdict": "wrong", "detail": "unreadable answer"}
     try:
-        # The order matters: an assignment or interval is unfolded on the side of the answer alone.
-        equal = verify(gold, answer, timeout_seconds=None, raise_on_error=True)
-        equal = equal and ("%" in item["gold"] + item["answer"] or _same_size(gold[0], answer[0]))
+        if "search" in item:
+            verdict, why = searched(item["gold"], item["answer"], **item["search"])
+        else:
+            verdict, why = find(item["gold"], item["answer"], Rule(**item.get("rule", {})), symbolic_leaf)
     except (MemoryError, RecursionError):
         return {"verdict": "unjudged", "detail": "out of memory"}
     except Exception as error:
         # sympy raises exceptions of many kinds on expressions of different kinds; those are not equal.
         return {"verdict": "wrong", "detail": f"not comparable ({type(error).__name__})"}
-    return {"verdict": "right" if equal else "wrong", "detail": ""}
+    return {"verdict": verdict, "detail": why}
+
+
+WARM_UP = (
+    (r"\frac{x+1}{2}", r"\frac{1+x}{2}"),
+    (r"\{1, \sqrt{2}\}", r"\sqrt{2}, 1+0"),
+    (r"(-\infty, x) \cup [3, 4)", r"[3, 4) \cup (-\infty, 0+x)"),
+    ("y=2x+1", "2x-y+1=0"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ x \end{pmatrix}"),
+)
+"""The parser learns its tables with use; these shapes teach it what most answers need."""
 
 
 def prepare() -> None:
     """Import and warm up the parser, so that the first deadline does not pay for it."""
-    compare({"gold": r"\frac{x+1}{2}", "answer": r"\frac{1+x}{2}"})
+    for gold, answer in WARM_UP:
+        compare({"gold": gold, "answer": answer})
 
 
-def explicit_arguments(text: str) -> str:
-    r"""Write the arguments of fractions and roots with braces, as TeX reads them.
+def symbolic_leaf(gold: str, answer: str, rule: Rule) -> Finding:
+    """Decide whether two expressions are equal in value, by algebra where numbers do not settle it."""
+    from math_verify import verify
 
-    >>> explicit_arguments(r"\tfrac12 + \sqrt3 + \frac{1}2")
-    '\\frac{1}{2} + \\sqrt{3} + \\frac{1}{2}'
-    >>> explicit_arguments(r"4\sqrt(2)"), explicit_arguments("sqrt(2)")
-    ('4\\sqrt{2}', '\\sqrt{2}')
-    """
-    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
-    text = re.sub(r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\frac\s*([0-9])\s*\{", r"\\frac{\1}{", text)
-    text = re.sub(r"\\frac\s*(\{[^{}]*\})\s*([0-9])", r"\\frac\1{\2}", text)
-    text = re.sub(r"\\sqrt\s*([0-9])", r"\\sqrt{\1}", text)
-    return re.sub(r"(?:\\|(?<![a-zA-Z\\]))sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-
-
-def _parse(answer: str) -> list[Any]:
-    """Return the parsed answer in a list, empty where it cannot be read."""
-    from math_verify import parse
-
-    text = explicit_arguments(strip_wrapping(answer))
-    # LaTeX outside an environment is not extracted, so both sides are wrapped the same way.
-    found: list[Any] = parse(
-        f"$\\boxed{{{text}}}$",
-        extraction_config=[_boxed_latex()],
-        fallback_mode="no_fallback",
-        parsing_timeout=None,
+    found = exact_leaf(gold, answer, rule)
+    if found.verdict != "open":
+        return found
+    expected, given = parsed(gold), parsed(answer)
+    if expected is None:
+        return Finding("unjudged", "unreadable reference")
+    if given is None:
+        return Finding("wrong", "unreadable answer")
+    if rule.error:
+        return within(expected, given, rule.error)
+    fits = OF_KIND.get(rule.kind)
+    if fits is not None and fits(expected) and not fits(given):
+        return Finding("wrong", f"no {rule.kind}")
+    # The order matters: an assignment or interval is unfolded on the side of the answer alone.
+    equal = verify(
+        expected,
+        given,
+        timeout_seconds=None,
+        raise_on_error=True,
+        allow_set_relation_comp=rule.kind == "interval",
     )
-    return found
+    if equal:
+        why = doubt(expected, given)
+        return Finding("wrong", why) if why else Finding("right")
+    return Finding("right" if equal_where_real(expected, given) else "wrong")
+
+
+def within(gold: Any, answer: Any, error: str) -> Finding:
+    """Compare two numbers with an absolute tolerance: |answer - gold| <= error."""
+    tolerance = number(error)
+    left, right = (_value(side) for side in (gold, answer))
+    if tolerance is None or left is None:
+        return Finding("unjudged", "unreadable reference or tolerance")
+    if right is None:
+        return Finding("wrong", "no number")
+    distance = abs(left - right) * tolerance.denominator
+    return Finding("right" if distance <= abs(tolerance.numerator) else "wrong")
+
+
+def searched(
+    gold: str,
+    answer: str,
+    *,
+    targets: tuple[str, ...] = ("latex", "expr"),
+    precision: int = 6,
+    strict: bool = True,
+    set_relations: bool = False,
+) -> Finding:
+    """Compare whole texts as math-verify's own tests do: search both for an answer, box or not.
+
+    For recorded completions under someone else's convention, never for rewards: prose can be made to match. What
+    passes must still be more than equal by rounding.
+
+    Args:
+        gold: The reference text.
+        answer: The completion.
+        targets: Which of `latex` and `expr` to look for.
+        precision: Decimals to which numbers are rounded.
+        strict: Whether names of variables count, and sets differ from tuples.
+        set_relations: Whether an inequality may stand for a set that the reference writes as an interval.
+    """
+    from math_verify import parse, verify
+
+    bare = re.sub(r"\*\*([^*\n]+)\*\*", r"\1", answer)
+    configs = [_search_configs()[target] for target in targets]
+    expected, given = (parse(text, extraction_config=configs, parsing_timeout=None) for text in (gold, bare))
+    if not expected:
+        return Finding("unjudged", "unreadable reference")
+    for left in expected:
+        for right in given:
+            equal = verify(
+                left,
+                right,
+                float_rounding=precision,
+                strict=strict,
+                allow_set_relation_comp=set_relations,
+                timeout_seconds=None,
+            )
+            if equal and (isinstance(left, str) or not doubt(left, right, chains=False)):
+                return Finding("right")
+    return Finding("wrong", "" if given else "no answer found")
+
+
+@lru_cache(maxsize=PARSED)
+def parsed(text: str) -> Any:
+    """Return a parsed expression, None where it cannot be read.
+
+    Integers, fractions and decimals are built from their exact value, everything else is LaTeX.
+    """
+    import sympy
+    from latex2sympy2_extended.latex2sympy2 import latex2sympy, normalize_latex
+    from math_verify.grader import should_treat_as_complex
+
+    value = number(text)
+    if value is not None:
+        exact = sympy.Rational(value.numerator, value.denominator)
+        return sympy.Float(exact, 15) if is_decimal(text) else exact
+    plain = _PERCENT.sub(r"\\%", explicit_products(explicit_arguments(text)))
+    latex = normalize_latex(plain, config=_normalization())
+    try:
+        return latex2sympy(
+            latex, is_real=not should_treat_as_complex(latex), convert_degrees=False, normalization_config=None
+        )
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:
+        # The grammar refuses in exceptions of many kinds.
+        return None
+
+
+OF_KIND: Mapping[str, Callable[[Any], bool]] = {
+    "number": lambda value: _value(value) is not None,
+    "interval": lambda value: _is_region(value),
+    "equation": lambda value: type(value).__name__ in ("Equality", "And"),
+}
+"""Kind -> whether a parsed value is of it. An answer must be where its reference is."""
+
+
+def _value(value: Any) -> Any:
+    """Return a real number as a float of `DIGITS` digits, of an assignment its right side; None for anything else."""
+    from sympy import Eq, Float
+
+    if isinstance(value, Eq) and value.lhs.is_Symbol:
+        value = value.rhs
+    if not getattr(value, "is_number", False) or not hasattr(value, "evalf"):
+        return None
+    found = value.doit().evalf(DIGITS)
+    return Float(found, DIGITS) if getattr(found, "is_real", False) and found.is_finite else None
+
+
+def _is_region(value: Any) -> bool:
+    from sympy import Eq, FiniteSet, Set
+    from sympy.core.relational import Relational
+
+    value = value.rhs if isinstance(value, Eq) else value
+    parts = getattr(value, "_unsorted_args", ())
+    if parts and not isinstance(value, Set):
+        return all(isinstance(part, Relational) for part in parts)
+    return isinstance(value, Set | Relational) and not isinstance(value, FiniteSet)
 
 
 @cache
-def _boxed_latex() -> Any:
-    """Return the extraction: the box first, nothing without an anchor, no repair of malformed operators."""
+def _normalization() -> Any:
+    """Return what is cleaned in LaTeX before parsing: no repair of operators, no removal of units."""
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
-    from math_verify import LatexExtractionConfig
 
-    normalization = NormalizationConfig(
-        basic_latex=True, units=True, malformed_operators=False, nits=True, boxed="all", equations=False
-    )
-    return LatexExtractionConfig(
-        boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=normalization
+    return NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=False, nits=True, boxed="none", equations=False
     )
 
 
-def _same_size(gold: Any, answer: Any) -> bool:
-    """Return False for two small numbers that agree only because both round to zero."""
-    if not all(getattr(side, "is_number", False) and getattr(side, "is_real", False) for side in (gold, answer)):
-        return True
-    left, right = gold.evalf(30), answer.evalf(30)
-    largest = max(abs(left), abs(right))
-    return bool(largest >= SMALL or largest == 0 or abs(left - right) <= RELATIVE * largest)
+@cache
+def _search_configs() -> Mapping[str, Any]:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig
+
+    return {"latex": LatexExtractionConfig(boxed_match_priority=0), "expr": ExprExtractionConfig()}
