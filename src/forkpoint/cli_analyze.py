@@ -45,14 +45,17 @@ def analyze(
         float, typer.Option("--share", help="Of tokens that count as most uncertain.", rich_help_panel=_STUDIES)
     ] = 0.2,
     verifier: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--verifier", help="With --prompts: math, exact, sequence or countdown.", rich_help_panel=_STUDIES
+            "--verifier", help="With --prompts: math (default), exact, sequence or countdown.", rich_help_panel=_STUDIES
         ),
-    ] = "math",
+    ] = None,
     extraction: Annotated[
-        str, typer.Option("--extraction", help="Where an answer has its final answer.", rich_help_panel=_STUDIES)
-    ] = "boxed",
+        str | None,
+        typer.Option(
+            "--extraction", help="With --prompts: where a final answer stands; boxed.", rich_help_panel=_STUDIES
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option("--prompts", help="Sample SOURCE, a model, with these problems.", rich_help_panel=_DRAWING),
@@ -121,6 +124,9 @@ def analyze(
     changes = Changes(
         problems=problems, group=group, max_tokens=max_tokens, temperature=temperature, template=template, seed=seed
     )
+    for name, word in (("verifier", verifier), ("extraction", extraction)):
+        if word is not None and not asked.names:
+            raise InputError(f"--{name} {word} is for the studies: ask for one, such as --divergence 64")
     found = None
     try:
         if asked.names:

@@ -206,6 +206,11 @@ def test_a_story_written_anew(tmp_path):
         ("{model} --prompts {empty} --divergence 2", "holds no problem: it is empty"),
         ("{model} --prompts {problems} --divergence 2 --verifier maths", "unknown verifier 'maths': did you mean"),
         ("{model} --prompts {problems} --divergence 2 --extraction boxd", "unknown answer extraction 'boxd'"),
+        (
+            "{run} --divergence 2 --verifier math",
+            "--verifier math goes with --prompts: a run is verified as its recipe",
+        ),
+        ("{run} --extraction boxed", "--extraction boxed is for the studies: ask for one"),
         ("{run} --score-with {tiny}", "the tokenizer is not the trace's"),
     ],
 )

@@ -113,8 +113,8 @@ def studied(
     changes: Changes,
     *,
     prompts: Path | None = None,
-    verifier: str = "math",
-    extraction: str = "boxed",
+    verifier: str | None = None,
+    extraction: str | None = None,
     say: Say = lambda line: None,
 ) -> Studied:
     """Make every study that is asked for; one that cannot be made leaves its reason in its panel.
@@ -126,8 +126,8 @@ def studied(
         asked: the studies, one or more.
         changes: to how answers are drawn.
         prompts: file of problems for a model.
-        verifier: see `subject_of_model`.
-        extraction: see `subject_of_model`.
+        verifier: with `prompts`, see `subject_of_model`; None is `math`. A run has its recipe's.
+        extraction: with `prompts`, see `subject_of_model`; None is `boxed`. A run has its recipe's.
         say: told what is being done.
 
     Raises:
@@ -135,12 +135,16 @@ def studied(
     """
     run = Path(source).expanduser()
     _check(asked, changes, run, prompts)
+    for name, value in (("verifier", verifier), ("extraction", extraction)):
+        if prompts is None and value is not None:
+            raise InputError(f"--{name} {value} goes with --prompts: a run is verified as its recipe says")
     if prompts is None:
         subject = subject_of_run(run, problems=changes.problems, **changes.given())
     else:
         subject = subject_of_model(
-            source, prompts, ModelSettings(**changes.given()), problems=changes.problems, verifier=verifier,
-            extraction=extraction, must_judge="--temperatures" if asked.temperatures else None,
+            source, prompts, ModelSettings(**changes.given()), problems=changes.problems,
+            verifier=verifier or "math", extraction=extraction or "boxed",
+            must_judge="--temperatures" if asked.temperatures else None,
         )  # fmt: skip
     try:
         say(f"drawing {subject.group} answers to each of {len(subject.prompts)} problems from {subject.name}")
