@@ -208,7 +208,7 @@ def test_a_story_written_anew(tmp_path):
         ("{model} --prompts {problems} --divergence 2 --extraction boxd", "unknown answer extraction 'boxd'"),
         (
             "{run} --divergence 2 --verifier math",
-            "--verifier math goes with --prompts: a run is verified as its recipe",
+            "--verifier math goes with --prompts: a run is verified as",
         ),
         ("{run} --extraction boxed", "--extraction boxed is for the studies: ask for one"),
         ("{run} --score-with {tiny}", "the tokenizer is not the trace's"),
