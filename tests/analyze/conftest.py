@@ -1,1 +1,0 @@
-"""The helpers in this folder are imported by name from the folders below."""
