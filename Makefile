@@ -77,6 +77,8 @@ bench: $(VENV)/bench  ## Run the benchmarks this machine can run; prints tables,
 	$(BIN)/python benchmarks/engine_vs_trl.py
 	$(BIN)/python benchmarks/trace_stats.py
 	$(BIN)/python benchmarks/interval_coverage.py
+	$(BIN)/python benchmarks/grading.py
+	$(BIN)/python benchmarks/verifier_fuzz.py
 
 clean:  ## Remove the environment and caches. Runs are kept.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

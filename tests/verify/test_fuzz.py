@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import pytest
 import verifier_fuzz as fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,30 @@ def test_changed_numbers_are_what_they_say():
         gold = rng.choice(fuzz.NUMBERS)
         read = number(fuzz.changed_number(gold, rng))
         assert read is None or abs(read - Fraction(gold)) > Fraction(1, 2000)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from([*fuzz.PIECES, *fuzz.REFERENCES]), min_size=1, max_size=3),
+    kind=st.sampled_from(sorted(KINDS)),
+    several=st.booleans(),
+)
+def test_repeated_pieces_cost_no_more_than_their_length(pieces, kind, several):
+    repeated("".join(pieces), Rule(kind=kind, several=several))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("piece", ["\\text{Evelyn} ", "\\text{ cm}/ ", "5" + " " * 900, "\\, ", "( ", "1 , "])
+@pytest.mark.parametrize("several", [False, True])
+def test_repetitions_that_can_be_read_in_many_ways_end(piece, several):
+    repeated(piece, Rule(several=several))
+
+
+def repeated(piece, rule):
+    """Judge a repetition. No deadline guards this process, so no pattern may try every way of reading it."""
+    text = (piece * 1000)[:1000]
+    for gold, answer in ((text, "5"), ("5", text), ("5 \\text{ cm}", text)):
+        assert find(gold, answer, rule, exact_leaf).verdict in ("right", "wrong", "unjudged", "open")
 
 
 PIECES = st.lists(st.sampled_from(fuzz.PIECES), max_size=12).map("".join)

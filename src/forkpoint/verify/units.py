@@ -65,8 +65,11 @@ _NO_UNITS = frozenset(
 
 _TEXT = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
-_BLANK = r"(?:\\[ ,;:!]|~|\s|\\q?quad)*"
-_LAST_TEXT = re.compile(rf"{_BLANK}(?P<unit>{_TEXT}{_POWER}(?:{_BLANK}(?:/|\\cdot)?{_BLANK}{_TEXT}{_POWER})*)\s*$")
+# Possessive, so that blanks in a row can be read in one way only: two ways a blank would be exponential in them.
+_BLANK = r"(?:\\[ ,;:!]|~|\s|\\q?quad|/|\\cdot(?![a-zA-Z]))*+"
+_LAST_TEXT = re.compile(rf"{_BLANK}(?P<unit>{_TEXT}{_POWER}(?:{_BLANK}{_TEXT}{_POWER})*+)\s*+$")
+LONGEST = 120
+"""Characters at the end of an answer in which a unit is looked for."""
 _PROSE = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox)\s*\{")
 _LAST_DEGREE = re.compile(r"\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|°)\s*(?P<scale>[CF]|\\text\{ *[CF]\}|)\s*$")
 _LAST_BARE = re.compile(rf"(?<=[\d}})\s])\s*(?P<unit>(?:{'|'.join(_BARE)})(?:es|s)?{_POWER})\s*$")
@@ -90,7 +93,7 @@ def split_unit(answer: str, *, symbols: bool = False) -> tuple[str, Unit | None]
         name = f"degree {scale}" if scale else "angle"
         return text[: degree.start()].strip(), Unit(powers=((name, 1),))
     for pattern in (_LAST_TEXT, _LAST_SYMBOL if symbols else _LAST_BARE):
-        found = pattern.search(text)
+        found = pattern.search(text, max(0, len(text) - LONGEST))
         if found is None or not text[: found.start()].strip():
             continue
         # Upright letters in a formula may be a product; prose is words.
