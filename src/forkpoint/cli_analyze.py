@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -183,7 +184,8 @@ def _page(
 
     if save is not None:
         write_traces(save, traces, traces.about)
-        traces = open_traces(save)
+        # Read from the file, named as what it was made from: a run has figures that a trace has not.
+        traces = dataclasses.replace(open_traces(save), about=traces.about)
     studies = () if found is None else found.studies
     panels = [panel for study in studies for panel in study.panels]
     stats = analyse(traces, out, min_count=min_count, extra=panels, marker=marker)

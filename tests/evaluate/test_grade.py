@@ -14,7 +14,7 @@ from forkpoint.evaluate import grade
 from forkpoint.evaluate.grade import grade_file, read_recorded
 from forkpoint.evaluate.passk import mean_pass_at_k
 from forkpoint.rollouts import Judgement, Verdict
-from forkpoint.verify.text import exact_judge
+from forkpoint.verify.verifiers import make_verifier
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not beside the repository")
@@ -184,7 +184,7 @@ def test_completions_are_not_held(tmp_path, monkeypatch):
         return row
 
     monkeypatch.setattr(grade, "Recorded", watched)
-    report = grade_file(path, answer="a", completion="c", judge=exact_judge())
+    report = grade_file(path, answer="a", completion="c", judge=make_verifier("exact"))
     assert report.counts == {Verdict.RIGHT: 2500, Verdict.WRONG: 2500, Verdict.UNJUDGED: 0}
     assert len(most) == 1000
     assert max(most) <= 21  # a chunk, the one before it, and the row just read

@@ -156,6 +156,15 @@ def test_runs_that_cannot_be_studied(run_dir, tmp_path, damage, said):
         subject_of_run(broken)
 
 
+def test_a_run_keeps_its_figures_when_its_trace_is_saved(run_dir, tmp_path):
+    plain, kept = tmp_path / "plain.html", tmp_path / "kept.html"
+    for words in (("--out", plain), ("--out", kept, "--save", tmp_path / "trace.parquet")):
+        found = run(run_dir, "--min-count", 1, *words)
+        assert found.exit_code == 0, found.output
+    assert "Entropy percentiles over training" in plain.read_text()
+    assert "Entropy percentiles over training" in kept.read_text()
+
+
 def test_a_model_with_problems(problems, tmp_path):
     page = tmp_path / "page.html"
     found = run(COUNTDOWN, "--prompts", problems, "--template", "none", "--verifier", "countdown", "--group", 2,
