@@ -12,6 +12,7 @@ from scipy import stats
 
 from forkpoint.errors import InputError
 from forkpoint.evaluate.paired import holm, mcnemar, paired_arrays, paired_bootstrap, paired_test
+from forkpoint.evaluate.signflip import MOST, sign_flip
 from forkpoint.evaluate.stats import mean_estimate
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -59,10 +60,32 @@ def test_the_p_value_agrees_with_the_interval():
     sides = set()
     for _ in range(200):
         found = paired_arrays(rng.integers(0, 5, 12) / 4, rng.integers(0, 5, 12) / 4)
-        leaves_out = not found.difference.low <= 0 <= found.difference.high
+        leaves_out = not found.difference.low < 0 < found.difference.high
         assert (found.p_value < 0.05) == leaves_out
         sides.add(leaves_out)
     assert sides == {True, False}
+
+
+def test_a_difference_that_student_cannot_see():
+    # Ten problems gain a little and one a lot: the error is that of the one.
+    a = np.array([0.9] + [0.02] * 10 + [0.0] * 19)
+    found = paired_arrays(a, np.zeros(30))
+    student = stats.ttest_rel(a, np.zeros(30))
+    assert student.pvalue > 0.1
+    assert found.p_value == sign_flip(a) < 0.001
+    expected = student.confidence_interval(0.95)
+    assert expected.low < 0 == found.difference.low
+    assert found.difference.high == pytest.approx(expected.high, abs=1e-12)
+    mirrored = paired_arrays(np.zeros(30), a)
+    assert (mirrored.p_value, mirrored.difference.high) == (found.p_value, 0.0)
+    assert mirrored.difference.low == pytest.approx(-expected.high, abs=1e-12)
+
+
+def test_with_many_differences_it_is_students_test():
+    rng = np.random.default_rng(5)
+    a, b = rng.random(MOST + 1), rng.random(MOST + 1)
+    assert paired_arrays(a, b).p_value == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    assert sign_flip(a - b) != pytest.approx(paired_arrays(a, b).p_value, rel=1e-9)
 
 
 def test_the_same_difference_everywhere_is_no_certainty():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from forkpoint.errors import InputError
-from forkpoint.evaluate.stats import accuracy, paired_difference, problem_means
+from forkpoint.evaluate.share_intervals import dirichlet
+from forkpoint.evaluate.stats import accuracy, mean_estimate, paired_difference, problem_means
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not beside the repository")
@@ -22,10 +23,7 @@ def test_clustered_error_by_hand():
     estimate = accuracy(list("aabbcc"), [1, 1, 1, 0, 0, 0])
     assert (estimate.value, estimate.problems, estimate.samples) == (0.5, 3, 6)
     assert estimate.error == pytest.approx(0.5 / math.sqrt(3), abs=1e-15)
-    # The largest possible variance is 0.25 too, so nothing is added and the effective trials are 3, with t for z.
-    square = 4.302652729911275**2
-    half = math.sqrt(square) * math.sqrt(0.25 / 3 + square / 36) / (1 + square / 3)
-    assert (estimate.low, estimate.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-9)
+    assert (estimate.low, estimate.high) == tuple(map(float, dirichlet([1, 0.5, 0])))
     scores = accuracy(list("aabbcc"), [10, 10, 10, 0, 0, 0])
     half = 4.302652729911275 * 5 / math.sqrt(3)
     assert (scores.low, scores.high) == pytest.approx((5 - half, 5 + half), abs=1e-9)
@@ -47,16 +45,20 @@ def test_unjudged_answers_are_left_out():
 
 @pytest.mark.parametrize(
     ("right", "low", "high"),
-    # Wilson at 95 %: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
-    [(0, 0.0, 0.1135), (30, 0.8865, 1.0), (9, 0.1666, 0.4788)],
+    # Wilson at 95 %: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n); 9 of 30 by mid-p: 0.1573 to 0.4797.
+    [(0, 0.0, 0.1135), (30, 0.8865, 1.0), (9, 0.1573, 0.4797)],
 )
-def test_wilson_for_one_answer_a_problem(right, low, high):
-    estimate = accuracy(list(range(30)), [1] * right + [0] * (30 - right))
+def test_one_answer_a_problem(right, low, high):
+    problems, values = list(range(30)), [1] * right + [0] * (30 - right)
+    estimate = accuracy(problems, values)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-4)
+    plain = mean_estimate(values, samples=30, interval="wilson")
     z, n, p = 1.959963984540054, 30, right / 30
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert estimate.low == pytest.approx((centre - half) / (1 + z * z / n), abs=1e-12)
-    assert estimate.high == pytest.approx((centre + half) / (1 + z * z / n), abs=1e-12)
+    assert plain.low == pytest.approx((centre - half) / (1 + z * z / n), abs=1e-12)
+    assert plain.high == pytest.approx((centre + half) / (1 + z * z / n), abs=1e-12)
+    assert estimate.low <= plain.low
+    assert plain.high <= estimate.high
 
 
 def test_all_right_is_no_certainty():
@@ -100,6 +102,8 @@ def test_mistakes_are_named():
         problem_means(["a", "b"], [1.0])
     with pytest.raises(InputError, match="level"):
         accuracy(["a", "b"], [1, 0], level=95)
+    with pytest.raises(InputError, match="'shares' needs values in"):
+        mean_estimate([1.0, 2.0], samples=2, interval="shares")
 
 
 @needs_data

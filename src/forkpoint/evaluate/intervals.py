@@ -15,10 +15,6 @@ from forkpoint.errors import InputError
 
 Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
 
-PULL = (0.1, 1.5, 1.0)
-"""How many problems of the largest possible variance `clustered_wilson` adds: always, times (1 - 2m)², and over the
-square of the problems that the rarer outcome amounts to. Near 0 and 1 the spread of a few problems says too little of
-the problems that were not drawn. Chosen on simulated benchmarks, see benchmarks/interval_coverage.py."""
 RESAMPLES = 9999
 """Bootstrap draws of a reported interval."""
 _CELLS = 1 << 22
@@ -93,14 +89,12 @@ def wilson(share: ArrayLike, trials: ArrayLike, quantile: ArrayLike) -> Ends:
 def clustered_wilson(values: ArrayLike, level: float = 0.95) -> Ends:
     r"""Return Wilson's interval of a mean of shares, with the number of trials that their spread implies.
 
-        n* = m (1 - m) / error²,   error² = (s² + w m (1 - m)) / ((1 + w) P)
-        w = (0.1 + 1.5 (1 - 2m)² + 1 / e²) / P,   e = P min(m, 1 - m)
+        n* = m (1 - m) / error²,   error² = (s² + m (1 - m) / P) / (P + 1)
 
-    m and s² are mean and variance of the P shares, m (1 - m) the largest variance they can have, and the quantile is
-    Student's with P - 1 degrees of freedom. Where every share is 0 or 1 it is Wilson's own interval with P trials
-    and the normal quantile, and it tends to P trials where the mean tends to 0 or 1. For many problems it becomes
-    Student's interval; unlike that it stays inside [0, 1], is not symmetric near the ends, and has a width where all
-    problems agree.
+    m and s² are mean and variance of the P shares, m (1 - m) is the largest variance they can have, and one problem of
+    that variance is added. The quantile is Student's with P - 1 degrees of freedom. Where every share is 0 or 1 it is
+    Wilson's own interval with P trials and the normal quantile. For many problems it becomes Student's interval.
+    Where rare problems hold much of the mean and few of them were drawn it is too narrow: `shares` is not.
 
     Args:
         values: float (..., P) in [0, 1], P >= 2.
@@ -109,11 +103,11 @@ def clustered_wilson(values: ArrayLike, level: float = 0.95) -> Ends:
     Returns:
         Lower and upper ends, (...).
 
-    Source: Wilson 1927; effective trials as in Korn and Graubard 1998; the pull is ours.
+    Source: Wilson 1927; effective trials as in Korn and Graubard 1998.
 
     >>> low, high = clustered_wilson([[1.0, 0.0] * 15, [0.5, 0.5] * 15])
     >>> low.round(2), high.round(2)
-    (array([0.33, 0.49]), array([0.67, 0.51]))
+    (array([0.33, 0.47]), array([0.67, 0.53]))
     """
     from scipy.stats import norm, t
 
@@ -123,19 +117,22 @@ def clustered_wilson(values: ArrayLike, level: float = 0.95) -> Ends:
     mean = array.mean(axis=-1)
     most = mean * (1 - mean)
     plain = ((array == 0) | (array == 1)).all(axis=-1) | (most < 1e-12)
-    rarer = np.maximum(size * np.minimum(mean, 1 - mean), 1e-6)
-    weight = (PULL[0] + PULL[1] * (1 - 2 * mean) ** 2 + PULL[2] / rarer**2) / size
-    error_squared = (array.var(axis=-1, ddof=1) + weight * most) / ((1 + weight) * size)
+    error_squared = (array.var(axis=-1, ddof=1) + most / size) / (size + 1)
     trials = np.where(plain, size, most / np.where(plain, 1.0, error_squared))
     quantile = np.where(plain, norm.ppf(0.5 + level / 2), t.ppf(0.5 + level / 2, size - 1))
     return wilson(mean, trials, quantile)
 
 
 def bootstrap(values: ArrayLike, level: float = 0.95, *, resamples: int = RESAMPLES, seed: int = 0) -> Ends:
-    """Return the BCa bootstrap interval of the mean over the last axis, problems drawn with replacement.
+    r"""Return the BCa bootstrap interval of the mean over the last axis, problems drawn with replacement.
+
+    The percentiles are expanded: the spread of P drawn problems is that of the sample, sqrt((P - 1) / P) too small, and
+    its quantiles are Student's. Both are made up for by asking for
+
+        level' = 2 Phi(sqrt(P / (P - 1)) t(P - 1)) - 1
 
     Leading axes share the draws, so the curves of several k bend together. It makes no assumption on the values, and
-    it is too narrow for few problems: see the table of benchmarks/interval_coverage.py.
+    where rare problems hold much of the mean it is still too narrow: see benchmarks/interval_coverage.py.
 
     Args:
         values: float (..., P), P >= 2.
@@ -146,7 +143,8 @@ def bootstrap(values: ArrayLike, level: float = 0.95, *, resamples: int = RESAMP
     Returns:
         Lower and upper ends, (...); both are the mean where all problems have one value.
 
-    Source: Efron 1987 (bias-corrected and accelerated), by `scipy.stats.bootstrap`.
+    Source: Efron 1987 (bias-corrected and accelerated), by `scipy.stats.bootstrap`; expanded percentiles: Hesterberg
+    2015, arXiv 1411.5279.
     """
     from scipy import stats
 
@@ -156,10 +154,12 @@ def bootstrap(values: ArrayLike, level: float = 0.95, *, resamples: int = RESAMP
     low = high = flat.mean(axis=-1)
     moving = np.ptp(flat, axis=-1) > 0
     if moving.any():
+        size = array.shape[-1]
+        expanded = 2 * stats.norm.cdf(np.sqrt(size / (size - 1)) * stats.t.ppf(0.5 + level / 2, size - 1)) - 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             found = stats.bootstrap(
-                (flat[moving],), np.mean, axis=-1, vectorized=True, method="BCa", confidence_level=level,
+                (flat[moving],), np.mean, axis=-1, vectorized=True, method="BCa", confidence_level=float(expanded),
                 n_resamples=resamples, batch=max(1, _CELLS // flat[moving].size), rng=np.random.default_rng(seed),
             ).confidence_interval  # fmt: skip
         # Where no draw falls on one side of the mean the correction has no value; Student's interval has.

@@ -8,7 +8,7 @@ left out. scipy loads on the first interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forkpoint.errors import InputError, did_you_mean
-from forkpoint.evaluate.intervals import bootstrap, check_level, clustered_wilson, standard_error, student
+from forkpoint.evaluate.intervals import Ends, bootstrap, check_level, clustered_wilson, standard_error, student
+from forkpoint.evaluate.share_intervals import shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,9 @@ def accuracy(problems: Sequence[Hashable], values: Sequence[float], *, level: fl
 
         m_p = mean of the values of problem p;  value = mean_p m_p;  error = std(m, ddof=1) / sqrt(P)
 
-    The interval of values in [0, 1] is `intervals.clustered_wilson`, which is Wilson's own with the problems as
-    trials where every problem is all right or all wrong; of other scores it is Student's t.
+    The interval of values in [0, 1] is `share_intervals.shares`: where every problem is all right or all wrong Wilson's
+    with the problems as trials, moved out to the exact mid-p one; else that of a mean with Dirichlet weights. Of other
+    scores it is Student's t.
 
     Args:
         problems: The problem of every answer.
@@ -95,7 +97,7 @@ def mean_estimate(
     *,
     samples: int,
     level: float = 0.95,
-    interval: Literal["auto", "wilson", "student", "bootstrap"] = "auto",
+    interval: Literal["auto", "shares", "wilson", "student", "bootstrap"] = "auto",
     seed: int = 0,
 ) -> Estimate:
     """Return the mean over problems with its interval.
@@ -104,8 +106,8 @@ def mean_estimate(
         values_P: One value a problem; NaN means that the problem has none and is left out.
         samples: Answers they come from, for the record.
         level: Coverage of the interval, in (0, 1).
-        interval: A function of `forkpoint.evaluate.intervals`; `auto` is `wilson` for values in [0, 1], else
-            `student`.
+        interval: `shares` (`share_intervals`) or `wilson`, `student`, `bootstrap` (`intervals`); `auto` is `shares` for
+            values in [0, 1], else `student`.
         seed: Of the bootstrap.
 
     Returns:
@@ -127,12 +129,12 @@ def mean_estimate(
     value = math.fsum(values) / size if size else math.nan
     if size < 2:
         return Estimate(value=value, low=math.nan, high=math.nan, error=math.nan, problems=size, samples=samples)
-    shares = bool(((values >= 0) & (values <= 1)).all())
-    chosen = ("wilson" if shares else "student") if interval == "auto" else interval
+    inside = bool(((values >= 0) & (values <= 1)).all())
+    chosen = ("shares" if inside else "student") if interval == "auto" else interval
     if chosen not in _INTERVALS:
         raise InputError(f"unknown interval {interval!r}: {did_you_mean(interval, ['auto', *_INTERVALS])}")
-    if chosen == "wilson" and not shares:
-        raise InputError("Wilson's interval needs values in [0, 1]: choose 'student' or 'bootstrap'")
+    if chosen in ("shares", "wilson") and not inside:
+        raise InputError(f"the interval {chosen!r} needs values in [0, 1]: choose 'student' or 'bootstrap'")
     low, high = bootstrap(values, level, seed=seed) if chosen == "bootstrap" else _INTERVALS[chosen](values, level)
     return Estimate(
         value=value, low=float(low), high=float(high), error=float(standard_error(values)), problems=size,
@@ -248,4 +250,6 @@ def _with_one_each_way(difference_P: NDArray[np.float64], level: float) -> tuple
     return max(float(more.mean()) - half, -1.0), min(float(more.mean()) + half, 1.0)
 
 
-_INTERVALS = {"wilson": clustered_wilson, "student": student, "bootstrap": bootstrap}
+_INTERVALS: dict[str, Callable[..., Ends]] = {
+    "shares": shares, "wilson": clustered_wilson, "student": student, "bootstrap": bootstrap,
+}  # fmt: skip
