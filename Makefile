@@ -75,9 +75,11 @@ bench: $(VENV)/bench  ## Run the benchmarks this machine can run; prints tables,
 	$(BIN)/python benchmarks/update_step.py
 	$(BIN)/python benchmarks/decoder.py
 	$(BIN)/python benchmarks/engine_vs_trl.py
+	$(BIN)/python benchmarks/method_cost.py
 	$(BIN)/python benchmarks/trace_stats.py
 	$(BIN)/python benchmarks/interval_coverage.py
 	$(BIN)/python benchmarks/grading.py
+	$(BIN)/python benchmarks/sandbox_throughput.py
 	$(BIN)/python benchmarks/verifier_fuzz.py
 
 clean:  ## Remove the environment and caches. Runs are kept.

@@ -122,6 +122,11 @@ def with_extra(rollouts: Rollouts, forward: Forward, *, seed: int) -> tuple[Roll
             "turn": position_BT // 3,
             "anchor": torch.where(number_B % 4 == 3, -1, length_B - 1),
             "proxy_logp": torch.where(draw(B, T) < 0.2, -torch.inf, rollouts.logp_BT.double() + 0.1 * draw(B, T)),
+            "sampler_logp": torch.where(
+                position_BT % 7 == 5,
+                torch.nan,
+                rollouts.logp_BT.double() + 0.2 * (3 * position_BT + number_B[:, None]).sin(),
+            ),
             "sampled_flow": -0.3 * draw(B, T),
             "attention_entropy": draw(B, T),
             "collision": draw(B, T),

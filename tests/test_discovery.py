@@ -51,4 +51,4 @@ def test_a_name_is_the_function_even_where_its_module_has_the_same():
 
 def test_an_unknown_method_names_the_nearest():
     with pytest.raises(AttributeError, match="did you mean 'dapo'"):
-        _ = methods.dappo
+        _ = methods.dapoo

@@ -13,8 +13,11 @@ COST = {
     "forward": "looks at the current policy: a statistic wider than one pass costs a forward pass more",
     "ref_logp": "a reference model scores every answer",
     "entropy_gradient": "every answer token needs its gradient, so none is skipped",
-    "hidden": "hidden states are kept",
+    "hidden": "one more pass over the answers; hidden states are kept",
     "forward_hidden": "hidden states are kept",
+    **dict.fromkeys(("proxy_logp", "sampled_flow", "collision", "sampler_logp"), "one more pass over the answers"),
+    "attention_entropy": "one more pass over the answers, with attention in full",
+    "explore": "a share of the problems is sampled again",
 }
 """What a need costs beyond the update itself."""
 

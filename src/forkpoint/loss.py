@@ -74,6 +74,7 @@ def surrogate(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
         token, sequence, mean:  -min(r A, clamp(r, low, high) A); with dual clip the min is at least c A where A < 0
         mean of bounded ratios: -M_p(r') A,  r' = min(r, high) where A > 0 and max(r, low) where A < 0
         stop:                   -sg(clamp(r, low, high)) A log π
+        with a gate:            -4/τ sigmoid(τ (r - 1)) A,  τ by the sign of A
 
     With open bounds and r = 1 the gradient is REINFORCE's, -A ∇log π. Where `scaled_low` or `scaled_high` say so, a
     ratio beyond its bound keeps the gradient of bound * r / sg(r); `unclipped` tokens have -r A.
@@ -87,7 +88,7 @@ def surrogate(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
         float (B, T).
 
     Source: arXiv 1707.06347 eq. 7; dual clip arXiv 1912.09729 eq. 5; stop arXiv 2506.13585 eq. 4; mean of bounded
-    ratios arXiv 2507.20673.
+    ratios arXiv 2507.20673; gate arXiv 2511.20347.
     """
     ratio_BT = importance_ratio(logp_BT, rollouts, credit)
     bounded_BT = _bound(ratio_BT, credit)
@@ -98,12 +99,21 @@ def surrogate(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
         rising_BT, falling_BT = torch.minimum(ratio_BT, bounded_BT), torch.maximum(ratio_BT, bounded_BT)
         inner_BT = torch.where(advantage_BT > 0, rising_BT, torch.where(advantage_BT < 0, falling_BT, ratio_BT))
         ratio_BT = bounded_BT = log_power_mean(inner_BT.log(), rollouts.mask_BT, credit.order).exp()
+    if credit.gate is not None:
+        open_BT = torch.zeros_like(credit.keep_BT) if credit.unclipped_BT is None else credit.unclipped_BT
+        return -torch.where(open_BT, ratio_BT, _gated(ratio_BT, advantage_BT, credit.gate)) * advantage_BT
     gain_BT = torch.minimum(ratio_BT * advantage_BT, bounded_BT * advantage_BT)
     if credit.dual_clip is not None:
         floor_BT = torch.maximum(gain_BT, credit.dual_clip * advantage_BT)
         floored_BT = advantage_BT < 0 if credit.unclipped_BT is None else (advantage_BT < 0) & ~credit.unclipped_BT
         gain_BT = torch.where(floored_BT, floor_BT, gain_BT)
     return -gain_BT
+
+
+def _gated(ratio_BT: Tensor, advantage_BT: Tensor, gate: tuple[float, float]) -> Tensor:
+    up, down = ratio_BT.new_tensor(gate)
+    temperature_BT = torch.where(advantage_BT > 0, up, down)
+    return torch.sigmoid(temperature_BT * (ratio_BT - 1)) * 4 / temperature_BT
 
 
 def _bound(ratio_BT: Tensor, credit: Credit) -> Tensor:
@@ -161,10 +171,15 @@ _FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def token_losses(logp_BT: Tensor, rollouts: Rollouts, credit: Credit) -> Tensor:
-    """Return weight * surrogate + penalties of every token, 0 where it does not count."""
+    """Return weight * surrogate + penalties of every token, 0 where it does not count.
+
+    A corrected penalty is multiplied by the importance ratio (arXiv 2512.02556).
+    """
     loss_BT = surrogate(logp_BT, rollouts, credit) * credit.weight_BT
     for penalty in credit.penalties:
-        loss_BT = loss_BT + penalty_loss(penalty, logp_BT, rollouts.mask_BT)
+        cost_BT = penalty_loss(penalty, logp_BT, rollouts.mask_BT)
+        ratio_BT = importance_ratio(logp_BT, rollouts, credit) if penalty.corrected else 1.0
+        loss_BT = loss_BT + cost_BT * ratio_BT
     return torch.where(credit.keep_BT, loss_BT, 0.0)
 
 

@@ -190,6 +190,8 @@ class Penalty:
     """See `forkpoint.credit.kl`; with `+` the value is the form's and the gradient that of k2 (straight-through)."""
     threshold: float = 0.0
     """Of `hinge`: log-ratios up to it, in nats, cost nothing."""
+    corrected: bool = False
+    """Whether it is multiplied by the importance ratio, which carries gradient too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +241,8 @@ class Credit:
     """bool (B, T): tokens that neither the bounds nor the dual clip touch. None: nowhere."""
     dual_clip: float | None = None
     """c: where the advantage is negative the surrogate is at least c * advantage."""
+    gate: tuple[float, float] | None = None
+    """Temperatures (A > 0, A < 0) of a sigmoid that takes the place of bounds and dual clip; None: hard bounds."""
     penalties: tuple[Penalty, ...] = ()
     entropy_terms: tuple[EntropyTerm, ...] = ()
     denominator: Literal["token", "sequence", "constant", "micro-token"] = "token"
@@ -252,14 +256,14 @@ class Credit:
 
 
 def _rows_of(value: Any, rows: Tensor) -> Any:
-    """Return a dataclass with the given rows of every tensor it holds, also inside tuples of dataclasses."""
+    """Return a dataclass with the given rows of every tensor it holds, also of dataclasses inside tuples."""
     changes: dict[str, Any] = {}
     for part in dataclasses.fields(value):
         inside = getattr(value, part.name)
         if isinstance(inside, Tensor):
             changes[part.name] = inside[rows]
         elif isinstance(inside, tuple):
-            changes[part.name] = tuple(_rows_of(item, rows) for item in inside)
+            changes[part.name] = tuple(_rows_of(x, rows) if dataclasses.is_dataclass(x) else x for x in inside)
     return dataclasses.replace(value, **changes)
 
 

@@ -164,19 +164,45 @@ def top_count(value_BT: Tensor, mask_BT: Tensor, count_S: Tensor, segment_B: Ten
     tensor([[ True, False,  True]])
     """
     index = mask_BT.reshape(-1).nonzero().squeeze(1)
-    value = value_BT.reshape(-1)[index]
-    width = max(1, mask_BT.shape[1])
-    segment = segment_B.to(torch.int32)[torch.div(index, width, rounding_mode="floor")]  # half the memory of int64
-    # Three stable sorts, last key first: segment, then value descending, then order ascending.
-    by = torch.argsort(order_BT.reshape(-1)[index], stable=True)
-    by = by[torch.argsort(rank_key(value)[by], descending=True, stable=True)]
-    by = by[torch.argsort(segment[by], stable=True)]
+    key = rank_key(value_BT.reshape(-1)[index])
+    segment = _segment_of(index, segment_B, mask_BT)
     size_S = torch.bincount(segment, minlength=count_S.numel())
-    start_S = size_S.cumsum(0) - size_S
-    rank = torch.arange(index.numel(), device=index.device) - start_S[segment[by]]
+    count_S = torch.minimum(count_S, size_S)
+    cut_N = _smallest_taken(key, segment, size_S, count_S)[segment]
+    above, tied = key > cut_N, (key == cut_N).nonzero().squeeze(1)
+    left_S = count_S - torch.bincount(segment[above], minlength=count_S.numel())
     chosen = torch.zeros(mask_BT.numel(), dtype=torch.bool, device=mask_BT.device)
-    chosen[index[by]] = rank < count_S[segment[by]]
+    chosen[index[above]] = True
+    del key, cut_N, above  # what lives at one time is what this costs
+    index = index[tied]
+    segment = segment[tied]
+    del tied
+    by = torch.argsort(order_BT.reshape(-1)[index], stable=True)
+    if count_S.numel() > 1:
+        by = by[torch.argsort(segment[by], stable=True)]
+    tied_S = torch.bincount(segment, minlength=count_S.numel())
+    end_S = (tied_S.cumsum(0) - tied_S + left_S).to(torch.int32)
+    rank = torch.arange(index.numel(), device=index.device, dtype=torch.int32)
+    chosen[index[by]] = rank < end_S[segment[by]]
     return chosen.reshape(mask_BT.shape)
+
+
+def _segment_of(index: Tensor, segment_B: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return the segment of flat positions; int32 has half the memory of int64."""
+    row = torch.div(index, max(1, mask_BT.shape[1]), rounding_mode="floor")
+    return segment_B.to(torch.int32)[row]
+
+
+def _smallest_taken(key_N: Tensor, segment_N: Tensor, size_S: Tensor, count_S: Tensor) -> Tensor:
+    """Return the `count_S[s]`-th largest key of every segment; the largest integer there is where that is none."""
+    if size_S.numel() > 1:
+        by = torch.argsort(key_N, descending=True, stable=True)
+        ordered = key_N[by[torch.argsort(segment_N[by], stable=True)]]
+    else:
+        ordered = key_N.sort(descending=True).values
+    last_S = size_S.cumsum(0) - size_S + count_S - 1
+    none = torch.iinfo(key_N.dtype).max if not key_N.is_floating_point() else torch.inf
+    return torch.where(count_S > 0, ordered[last_S.clamp(min=0)] if ordered.numel() else none, none)
 
 
 def quantile(values_N: Tensor, q: float) -> Tensor:

@@ -29,7 +29,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 @EVERY
-@settings(deadline=None, max_examples=4)
+@settings(deadline=None, max_examples=8)
 @given(order=st.permutations(range(8)), levels=st.sampled_from([None, 1, 3]))
 def test_the_order_of_rows_does_not_matter(name, order, levels):
     rollouts, forward = random_rollouts(8, levels=levels)
@@ -71,7 +71,7 @@ def splits(draw):
 
 
 @pytest.mark.parametrize("name", [name for name, entry in ROWS.items() if not entry.micro])
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=10)
 @given(minis=splits(), levels=st.sampled_from([None, 2]))
 def test_micro_batches_add_up_to_the_mini_batch(name, minis, levels):
     rollouts, forward = random_rollouts(10, levels=levels)

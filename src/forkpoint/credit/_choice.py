@@ -126,9 +126,12 @@ def segment_quantile(value_BT: Tensor, mask_BT: Tensor, q: float, segment_B: Ten
     value_N = value_BT[mask_BT]
     if value_N.numel() == 0:
         return torch.full(size_S.shape, torch.nan, dtype=value_BT.dtype, device=value_BT.device)
-    segment_N = segment_B[:, None].expand_as(mask_BT)[mask_BT]
-    by = torch.argsort(rank_key(value_N), stable=True)
-    value_N = value_N[by[torch.argsort(segment_N[by], stable=True)]]
+    if size_S.numel() > 1:
+        segment_N = segment_B.to(torch.int32)[:, None].expand_as(mask_BT)[mask_BT]
+        by = torch.argsort(rank_key(value_N), stable=True)
+        value_N = value_N[by[torch.argsort(segment_N[by], stable=True)]]
+    else:
+        value_N = value_N[torch.argsort(rank_key(value_N), stable=True)]
     start_S = size_S.cumsum(0) - size_S
     last_S = (size_S - 1).clamp(min=0)
     # torch.quantile takes the rank in the dtype of the values; float32 cannot count beyond 2^24.

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from forkpoint.credit.checks import check_number
 from forkpoint.credit.link import Link, State
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Credit, Rollouts
@@ -44,6 +45,8 @@ def clip(*, low: float | None = 0.2, high: float | None = 0.2) -> Link:
 def dual_clip(*, c: float = 3.0) -> Link:
     """Link: where the advantage is negative, keep the surrogate above c * advantage.
 
+    TRL's `delta` is c, as long as it lies above the upper bound of the ratio.
+
     Args:
         c: > 1. verl's default is 3, the 80/20 release uses 10.
 
@@ -56,6 +59,29 @@ def dual_clip(*, c: float = 3.0) -> Link:
         return dataclasses.replace(credit, dual_clip=c), state
 
     return Link(name="dual_clip", stage="clip", arguments={"c": c}, update=update)
+
+
+def soft_gate(*, positive: float = 1.0, negative: float = 1.05) -> Link:
+    """Link: a sigmoid of the ratio in the place of its bounds, so that no token loses its gradient at once.
+
+        loss = -4/τ sigmoid(τ (r - 1)) A,   slope by log π: -4 p (1 - p) r A,  p = sigmoid(τ (r - 1))
+
+    At r = 1 the gradient is that without any bound; a larger τ falls faster on both sides. As τ tends to 0 the
+    gradient tends to -r A, that of no bound at all. Bounds and dual clip of the chain have no effect.
+
+    Args:
+        positive: τ > 0 where A > 0.
+        negative: τ > 0 where A < 0.
+
+    Source: arXiv 2511.20347 (SAPO).
+    """
+    check_number("soft_gate", "positive", positive, low=0, open_low=True)
+    check_number("soft_gate", "negative", negative, low=0, open_low=True)
+
+    def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
+        return dataclasses.replace(credit, gate=(float(positive), float(negative))), state
+
+    return Link(name="soft_gate", stage="clip", arguments={"positive": positive, "negative": negative}, update=update)
 
 
 def sequence_ratio() -> Link:

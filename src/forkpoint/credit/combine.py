@@ -18,8 +18,8 @@ def masked(link: Link, where: Callable[[Rollouts, Credit], Tensor], *, name: str
     """Return the link applied only where a condition holds; elsewhere credit passes through unchanged.
 
     Args:
-        link: the link to restrict. It must not change `ratio`, `order`, `inner_bounds`, `dual_clip`, `denominator`
-            or `constant`, which hold for the batch as a whole, nor be a regulariser.
+        link: the link to restrict. It must not change `ratio`, `order`, `inner_bounds`, `dual_clip`, `gate`,
+            `denominator` or `constant`, which hold for the batch as a whole, nor be a regulariser.
         where: `(rollouts, credit) -> bool (B, T)` or (B, 1).
         name: what the description calls the condition.
 
@@ -72,7 +72,7 @@ def masked(link: Link, where: Callable[[Rollouts, Credit], Tensor], *, name: str
     return dataclasses.replace(link, name=f"{name}({link.name})", update=update)
 
 
-_WHOLE = ("ratio", "order", "inner_bounds", "dual_clip", "denominator", "constant")
+_WHOLE = ("ratio", "order", "inner_bounds", "dual_clip", "gate", "denominator", "constant")
 
 
 def scheduled(make: Callable[..., Link], **arguments: Any) -> Link:

@@ -28,7 +28,7 @@ def mastery_weighted(reward_B: Tensor, rate_B: Tensor, group_B: Tensor, judged_B
 
     p is the group's share of right answers, σ_g the deviation of the population. The weight a problem carries in
     all, with rewards 0 / 1, is sqrt(p (1 - p)) up to p = 1/2 and 1/2 from there on. A lone failure among n answers
-    has A = -(n - 1) / 2.
+    has A = -n / 2.
 
     Args:
         reward_B: float (B,).

@@ -246,6 +246,7 @@ EXTRA = {
     "anchor": "the position of the first token of the final answer's marker, int64 (B,), -1 where there is none",
     "nucleus_entropy": "entropy of the renormalised nucleus of mass 0.8, float (B, T)",
     "proxy_logp": "log-prob of the sampled token under the min-p filtered policy, float (B, T), -inf if filtered out",
+    "sampler_logp": "log-prob of the engine that sampled, where logp_BT was taken again, float (B, T), NaN if unknown",
     "sampled_flow": "Σ_v π_v² (log π_v + H) of the policy that sampled each token, float (B, T)",
     "collision": "Σ_v π_v² of the policy that sampled each token, float (B, T)",
     "attention_entropy": "entropy of a middle layer's attention over log of the context length, float (B, T)",

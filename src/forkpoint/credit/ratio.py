@@ -43,16 +43,18 @@ def log_clip(*, low: float = 0.4, high: float = 0.4) -> Link:
     For small widths it is `clip` with the same numbers: the bounds are exp(-low) and exp(high).
 
     Args:
-        low: >= 0, in nats.
-        high: >= 0, in nats.
+        low: >= 0, in nats; infinite leaves that side open.
+        high: >= 0, in nats; infinite leaves that side open.
 
     Source: arXiv 2507.20673 sec. 4.
     """
-    check_number("log_clip", "low", low, low=0)
-    check_number("log_clip", "high", high, low=0)
+    for name, width in (("low", low), ("high", high)):
+        if width != math.inf:
+            check_number("log_clip", name, width, low=0)
+    upper = math.exp(high) if high < 700 else math.inf
 
     def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
         one_BT = torch.ones_like(credit.advantage_BT)
-        return dataclasses.replace(credit, low_BT=one_BT * math.exp(-low), high_BT=one_BT * math.exp(high)), state
+        return dataclasses.replace(credit, low_BT=one_BT * math.exp(-low), high_BT=one_BT * upper), state
 
     return Link(name="log_clip", stage="clip", arguments={"low": low, "high": high}, update=update)

@@ -158,6 +158,35 @@ def without_ids(*, ids: Sequence[int] = (), denominator: Literal["selected", "al
     )
 
 
+def without_truncated(*, denominator: Literal["selected", "all"] = "selected") -> Link:
+    """Link: answers that were cut off at the length limit do not learn.
+
+    Their rewards stay in the statistics of their group. Where every answer ended by itself nothing changes.
+
+    Args:
+        denominator: `selected` drops their tokens from the loss's denominator, `all` silences them and leaves them
+            in it.
+
+    Source: arXiv 2503.14476 sec. 3.4 (overlong filtering); TRL's `mask_truncated_completions`.
+    """
+    check_choice("without_truncated", "denominator", denominator, DENOMINATORS)
+
+    def update(credit: Credit, rollouts: Rollouts, *, state: State, **_: Any) -> tuple[Credit, State]:
+        ended = [finish != "length" for finish in rollouts.finish]
+        ended_B1 = torch.tensor(ended, dtype=torch.bool, device=credit.keep_BT.device)[:, None]
+        return choose(credit, ended_B1, denominator), state
+
+    return Link(
+        name="without_truncated",
+        stage="selection",
+        arguments={"denominator": denominator},
+        update=update,
+        scope="sequence",
+        drops=denominator == "selected",
+        adds=False,
+    )
+
+
 def rock_ids(kl_BT: Tensor, ids_BT: Tensor, mask_BT: Tensor, *, count: int = 100, skip: int = 5) -> list[int]:
     """Return the vocabulary ids on which a student stays furthest from its teacher in total.
 

@@ -23,7 +23,8 @@ def aepo(
         ∇J = ∇J_GRPO + alpha E_{y ~ π^T}[∇log π(y) 1[right]],   T = high if H <= target else low
 
     The rows that `explore` marks are the extra ones; their recorded log-probs are those at temperature 1. The chain
-    says in its state and log at which temperature to sample the next ones.
+    says in its state and log at which temperature to sample the next ones: the trainer does, `columns.explore_share` of
+    the problems again.
 
     Reduces to: `grpo` where no row is marked.
 

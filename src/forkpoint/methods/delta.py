@@ -42,7 +42,7 @@ def delta(
         low: >= 0, weight before normalisation of a token that tells nothing.
         high: >= low, of one that tells its side for certain.
         rounds: >= 0, how often the centroids are estimated anew.
-        source: hidden states of the `current` policy, or of the `behaviour` policy where they were recorded.
+        source: hidden states of the `current` policy, or of the `behaviour` policy, which cost a pass more.
         scope: over which tokens centroids and mean weight are taken.
         clip_low: in [0, 1].
         clip_high: >= 0.

@@ -16,8 +16,8 @@ def dual_clip(*, c: float = 3.0, clip_low: float = 0.2, clip_high: float = 0.2) 
 
     Confidence: verified — equation and verl's code read.
 
-    Deviations: the paper is on PPO; the default 3 is verl's, whose recipes mostly set 10. TRL's `delta` caps the ratio
-    instead.
+    Deviations: the paper is on PPO; the default 3 is verl's, whose recipes mostly set 10. TRL's `delta` is c,
+    as long as it lies above 1 + clip_high.
 
     Args:
         c: > 1.

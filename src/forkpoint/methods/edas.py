@@ -15,7 +15,8 @@ def edas(
         A_i ← A_i + sign(Δ_i) min(|Δ_i|, |A_i| / cap)
         Δ_i = alpha S (I_i - H) / ln N  for K > 1 kinds of mistake,  -beta S  for one,  0  for N <= 1 wrong answers
 
-    with I_i = -ln of the share of the answer's mistake among the N wrong ones, H its mean, S their mean |A|.
+    with I_i = -ln of the share of the answer's mistake among the N wrong ones, H its mean, S their mean |A|. Mistakes
+    are the same where the final answers are; `columns.answer` says where those stand.
 
     Reduces to: `dapo` with `alpha=0, beta=0`, and where every group has one wrong answer.
 

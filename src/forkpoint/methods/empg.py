@@ -21,8 +21,8 @@ def empg(
         h = (H_s - min H) / (max H - min H),   g = exp(-k h) / mean exp(-k h),   f = exp(-k_next h)
         A_s ← A_s g(h_s) + zeta f(h_{s+1}),   then minus its mean over all steps of the batch
 
-    H_s is the mean entropy of step s. The bonus does not come from the reward, so a batch of equal rewards teaches
-    a little too.
+    H_s is the mean entropy of step s, which `columns.step` delimits. The bonus does not come from the reward, so a
+    batch of equal rewards teaches a little too.
 
     Reduces to: `dapo` with `k=0, zeta=0, centre=False`.
 

@@ -19,8 +19,8 @@ def gmpo(*, low: float = 0.4, high: float = 0.4) -> Chain:
     for one advantage an answer.
 
     Args:
-        low: >= 0, in nats of log-ratio.
-        high: >= 0, in nats of log-ratio.
+        low: >= 0, in nats of log-ratio; infinite leaves that side open.
+        high: >= 0, in nats of log-ratio; infinite leaves that side open.
 
     Source: arXiv 2507.20673; its sec. 4 for the width.
     """

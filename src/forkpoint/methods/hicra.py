@@ -16,7 +16,7 @@ def hicra(*, alpha: float = 0.2, clip_low: float = 0.2, clip_high: float = 0.28)
 
     Reduces to: `grpo` with `std=False` for `alpha=0`, or where no token is a planning token.
 
-    Confidence: verified — equations read; finding planning spans is left to the caller (`planning`).
+    Confidence: verified — equations read; what a planning span is has to be said (`columns.planning`).
 
     Deviations: the paper finds planning spans by clustering the n-grams (n = 3 to 5) of right answers and keeping
     the fifth of clusters found in most of them; its clustering settings were not read.

@@ -12,6 +12,8 @@ def hidden_align(*, coefficient: float) -> Chain:
 
         L = L_DAPO + coefficient mean_g (1 - mean_{i<j} cos(h_i, h_j))
 
+    h is the state that predicts the first token of the final answer's marker, which `columns.anchor` finds.
+
     Reduces to: DAPO with `coefficient=0`.
 
     Confidence: inspired — abstract and digests agree on pairwise cosine; coefficient and variant are not known.

@@ -19,8 +19,8 @@ def lp_reg(
 
         L_t = -r A + coefficient k3(log q - log π)   where A < 0, π_t is among the lowest share, and π_t < q_t
 
-    q is the sampling policy filtered by min-p (0.02 of the largest probability) and renormalised; the scoring pass
-    has to supply its log-prob as `proxy_logp`.
+    q is the sampling policy filtered by min-p (0.02 of the largest probability, `columns.min_p`) and renormalised;
+    its log-prob, the column `proxy_logp`, costs one more pass over the answers.
 
     Reduces to: DAPO with the bounds given with `share=0`.
 

@@ -14,7 +14,7 @@ def mcpo(*, coefficient: float = 1.0, threshold: float = 0.01, clip_low: float =
         L = L_clip + coefficient mean hinge(log π - log π_old)      on problems with p = 1
 
     p is the group's share of right answers. A problem's total weight is sqrt(p (1 - p)) up to p = 1/2 and 1/2 beyond,
-    so a lone failure among n answers has A = -(n - 1) / 2. The hinge costs nothing up to `threshold` nats.
+    so a lone failure among n answers has A = -n / 2. The hinge costs nothing up to `threshold` nats.
 
     Reduces to: `grpo` with the population's deviation and clip-higher where no problem has p > 1/2.
 

@@ -12,7 +12,8 @@ def reasonmaxxer(*, threshold: float = 1.4, kl: float = 0.2, cap: float = 2.5) -
         L = mean_i [ mean_{t in D_i} -A_i log π(y_t) + kl mean_{t not in D_i} KL(π_base ‖ π) ]
         A_i = clip((R_i - μ_g) / σ_g, -cap, cap),   D = {t : H_t > threshold}
 
-    The rollouts are of the base model and may be old: no ratio enters the policy term.
+    The rollouts are of the base model and may be old: no ratio enters the policy term. `forkpoint train RECIPE
+    --offline DATA` learns from them.
 
     Reduces to: supervised learning from right answers, weighted by A, where only right ones are kept and `kl=0`.
 

@@ -21,12 +21,16 @@ def rock_tokens(
 
         w_t = [y_t ∉ ids],   ids the largest R(v) = Σ_{t: y_t = v} KL_t
 
-    Find the ids with `forkpoint.credit.sampled.rock_ids`, from a student's answers and their KL to a teacher.
+    `forkpoint methods rocks` finds the ids from a student's recorded answers and a teacher; a recipe takes its list
+    as `"credit.ids=$(cat rocks.json)"`.
 
     Reduces to: DAPO without ids.
 
-    Confidence: verified — score, the 5 most frequent ids left out and the top 100 are those of the paper's code; it
-    silences them in on-policy distillation, here the same mask stands in a chain.
+    Confidence: verified — score, the 5 most frequent ids left out and the top 100 are those of the paper's code.
+
+    Deviations: the paper silences them in on-policy distillation, here the same mask stands in DAPO. For
+    distillation, chain `kl` towards a reference that is the teacher with `without_ids` and `denominator="selected"`:
+    `all` silences the surrogate alone and leaves a KL term as it is.
 
     Args:
         ids: vocabulary ids.

@@ -22,7 +22,7 @@ def seed_grpo(
 
         A_i = (R_i - μ_g) f(alpha SE / ln n),   SE = -(1/K) Σ_k ln p(C_k),   f(x) = 1 - x
 
-    over the K clusters of equal answers among the n answers to a problem.
+    over the K clusters of equal final answers among the n answers to a problem.
 
     Reduces to: `dr_grpo` with `alpha=0`, and where every group has one cluster.
 

@@ -39,8 +39,8 @@ def shear(
         epsilon: > 0, strength of the entropic term in units of n̄.
         width: >= 1 tokens a span.
         stride: in [1, width], tokens from one span to the next.
-        iterations: >= 1, of Sinkhorn.
-        source: hidden states of the `current` policy, or of the `behaviour` policy where they were recorded.
+        iterations: >= 1, the most of Sinkhorn, which stops where one more changes nothing beyond rounding.
+        source: hidden states of the `current` policy, or of the `behaviour` policy, which cost a pass more.
         clip_low: in [0, 1].
         clip_high: >= 0.
 

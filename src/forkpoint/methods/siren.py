@@ -18,19 +18,21 @@ def siren(
 
         L = L_pg + coefficient (H̄ - H̄_first)²,   H̄ = mean_i mean_t {H_t: H_t > the answer's quantile}
 
-    H is the entropy of the nucleus of mass 0.8.
+    H is the entropy of the nucleus of mass 0.8, renormalised, with gradient; which words belong to it is held fixed.
 
     Reduces to: Dr. GRPO with clip-higher with `coefficient=0`.
 
     Confidence: verified — code read; the paper's own text was not.
 
-    Deviations: the released anchor is what was logged over the whole first step, here it is the first update's; a
-    nucleus of one token has entropy 0 here, where the released nucleus can be empty.
+    Deviations: the released anchor is what was logged over the whole first step, here it is the first update's; the
+    nucleus is the fewest words with the mass, the released one leaves out the word that crosses it and can be empty;
+    the release looks at the 10 000 most likely words only.
 
     Args:
         coefficient: >= 0, in loss per squared nat.
         quantile: in [0, 1), within every answer.
-        nucleus: take H over the nucleus, which the forward pass has to supply; false takes the whole distribution.
+        nucleus: take H over the nucleus, which costs a second product with the lm-head; false takes the whole
+            distribution.
         clip_low: in [0, 1].
         clip_high: >= 0.
 

@@ -25,9 +25,9 @@ def srar(
 
     Confidence: verified — the released code was read.
 
-    Deviations: spans come from the caller, exact to the token, where the code maps characters to tokens by
-    proportion. A verdict on a step beyond the last one is given to the whole answer there; here the caller adds it to
-    `answer_reward`.
+    Deviations: steps are exact to the token (`columns.step_header` finds the paper's), where the code maps characters
+    to tokens by proportion. The judge is a function of yours, `columns.program`, which gives `step_reward`. A verdict
+    on a step beyond the last one is given to the whole answer there; here the judge adds it to `answer_reward`.
 
     Args:
         coefficient: >= 0; the paper has none (1).

@@ -31,7 +31,7 @@ def tea(
         coefficient: >= 0, in loss per nat.
         temperature: > 0.
         cap: >= 1, largest weight in units of the mean.
-        tokens: those of the thinking phase, or all.
+        tokens: those of the thinking phase, which `columns.thinking` closes, or all.
         scope: over which tokens weights sum to 1.
 
     Source: arXiv 2508.03178 (Light-IF); clips 1 and 1, dual clip 10 of its training command.

@@ -12,7 +12,8 @@ def trr_pp(*, clip_low: float = 0.2, clip_high: float = 0.28, dual: float | None
         A_i = (R_i - μ_kind) / σ_kind,   L = -(1 / Σ_i |o_i|) Σ_i Σ_t min(r A, clip(r, 1 - low, 1 + high) A)
 
     μ and σ are taken over tokens, as in REINFORCE++: a long answer weighs more. Proposing and solving, deduction,
-    abduction and induction are kinds of their own, so an easy kind is no advantage.
+    abduction and induction are kinds of their own, so an easy kind is no advantage. `columns.kind` names the field of
+    a problem that says its kind.
 
     Reduces to: `reinforce_pp` when all rows are of one kind, with equal clips and without the dual clip.
 
