@@ -19,7 +19,8 @@ import typer
 from forkpoint import cli_methods
 from forkpoint.cli_analyze import analyze
 from forkpoint.cli_compare import compare
-from forkpoint.cli_eval import evaluate, merge, select
+from forkpoint.cli_eval import evaluate
+from forkpoint.cli_select import merge, select
 from forkpoint.cli_text import accuracy_text, json_text
 from forkpoint.errors import ForkpointError, InputError
 
@@ -73,15 +74,25 @@ def train(
     recipe: RecipePath,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, chain and size; write nothing.")] = False,
+    offline: Annotated[
+        Path | None, typer.Option("--offline", help="Learn from recorded answers: a run, its parquet files, or JSONL.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of that name aside.")] = False,
     runs: Annotated[Path, typer.Option("--runs", help="Folder of run directories.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Train with a recipe, or show with --dry-run what it would do."""
+    """Train with a recipe, or show with --dry-run what it would do.
+
+    forkpoint train recipes/demo.toml
+
+    forkpoint train recipes/methods/reasonmaxxer.toml --offline runs/demo
+    """
     from forkpoint.train.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    if dry_run and offline is not None:
+        raise InputError("--dry-run sizes a run that samples, and --offline learns from recorded answers: give one")
     if dry_run:
         from forkpoint.train.dryrun import plan, render
 
@@ -92,7 +103,7 @@ def train(
     from forkpoint.analyze.views.report import report as write_report
     from forkpoint.train.loop import train as run_training
 
-    result = run_training(loaded, run_dir=run_dir, resume=resume, fresh=fresh)
+    result = run_training(loaded, run_dir=run_dir, resume=resume, fresh=fresh, offline=offline)
     page = write_report(run_dir)
     if as_json:
         typer.echo(json_text({"result": result, "report": page}))
@@ -124,6 +135,7 @@ def sft(
     leave_out: Annotated[Path | None, typer.Option("--leave-out", help="JSON list of ids that never count.")] = None,
     head: Annotated[str, typer.Option("--head", help="fused, or plain: logits as the model computes them.")] = "fused",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 is every core.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of the examples.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an old run of that name aside.")] = False,
@@ -137,7 +149,7 @@ def sft(
 
     settings = ColdStart(
         data=str(data), model=model, steps=steps, rows=rows, lr=lr, warmup=warmup, weight_decay=weight_decay,
-        max_tokens=max_tokens, max_length=max_length, every=every, device=device, seed=seed,
+        max_tokens=max_tokens, max_length=max_length, every=every, device=device, threads=threads, seed=seed,
         select=select, share=share, kappa=kappa, rest=rest, leave_out=read_ids(leave_out) if leave_out else (),
         head=head,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -190,6 +202,7 @@ methods.callback(invoke_without_command=True)(guarded(cli_methods.overview))
 methods.command(name="list")(guarded(cli_methods.catalogue))
 methods.command(name="show")(guarded(cli_methods.show))
 methods.command(name="plot")(guarded(cli_methods.plot))
+methods.command(name="rocks")(guarded(cli_methods.rocks))
 app.add_typer(methods, name="methods")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forkpoint.evaluate.grade import GradeReport
+    from forkpoint.evaluate.grade_report import GradeReport
 
 
 def accuracy_text(metrics: Mapping[str, float]) -> str:
@@ -32,9 +32,9 @@ def grade_summary(graded: GradeReport) -> dict[str, Any]:
         "problems": len(graded.lines),
         "completions": sum(graded.counts.values()),
         "verdicts": {str(verdict): count for verdict, count in graded.counts.items()},
-        "accuracy": estimate.value,
-        "accuracy_low": estimate.low,
-        "accuracy_high": estimate.high,
+        "accuracy": _known(estimate.value),
+        "accuracy_low": _known(estimate.low),
+        "accuracy_high": _known(estimate.high),
         "pass_at_k": {str(k): value for k, value in graded.pass_at_k.items()},
         "compared": graded.compared,
         "agreed": graded.agreed,
@@ -49,18 +49,24 @@ def grade_summary(graded: GradeReport) -> dict[str, Any]:
             }
             for one in graded.disagreements
         ],
+        "unjudged": [{"line": line, "id": name, "why": why} for line, name, why in graded.unjudged],
+        "notes": list(graded.notes),
+        "continued": graded.continued,
     }
 
 
 def grade_text(found: Mapping[str, Any], *, shown: int = 10) -> str:
     """Return a summary from `grade_summary` as lines, with the first disagreements."""
+    from forkpoint.analyze.text import visible
+
     percent = "{:.2f} %".format
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in found["verdicts"].items())
-    low, high = percent(100 * found["accuracy_low"]), percent(100 * found["accuracy_high"])
+    value, low, high = (found[f"accuracy{end}"] for end in ("", "_low", "_high"))
+    span = "" if low is None else f" (95 % interval {percent(100 * low)} to {percent(100 * high)})"
     lines = [
         f"problems     {found['problems']}",
         f"completions  {found['completions']} ({verdicts})",
-        f"accuracy     {percent(100 * found['accuracy'])} (95 % interval {low} to {high})",
+        f"accuracy     {'not known: nothing was judged' if value is None else percent(100 * value) + span}",
         *(f"pass@{k:<7} {percent(100 * value)}" for k, value in found["pass_at_k"].items()),
     ]
     if found["compared"]:
@@ -71,7 +77,19 @@ def grade_text(found: Mapping[str, Any], *, shown: int = 10) -> str:
             f"  line {one['line']}, sample {one['sample']}: {one['verdict']}, recorded {said}; "
             f"reference {one['gold']!r}, found {one['found']!r}"
         )
-    return "\n".join(lines)
+    for one in found["unjudged"][:shown]:
+        lines.append(f"  not judged: problem {one['id']} (line {one['line']}): {one['why']}")
+    if len(found["unjudged"]) > shown:
+        lines.append(f"  not judged: {len(found['unjudged']) - shown} more problems, see --json")
+    lines += [f"  note: {note}" for note in found["notes"]]
+    if found["continued"]:
+        lines.append(f"  {found['continued']} completions were graded by an earlier call that was interrupted")
+    return visible("\n".join(lines))
+
+
+def _known(value: float) -> float | None:
+    """Return a number as JSON takes it: None for NaN."""
+    return None if value != value else value
 
 
 def methods_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -23,6 +23,7 @@ from forkpoint.train.sft import (
     sft_step,
     shuffled,
 )
+from forkpoint.train.weigh import forks
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
@@ -306,8 +307,10 @@ def test_files_and_tokenizers_that_cannot_be_used(tmp_path):
         read_examples(write(tmp_path, chat), make_tokenizer())
     with pytest.raises(InputError, match="holds no example"):
         read_examples(write(tmp_path, "", " "), make_tokenizer())
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"absent\.jsonl does not exist: check the path"):
         read_examples(tmp_path / "absent.jsonl", make_tokenizer())
+    with pytest.raises(InputError, match=r"cannot be read as UTF-8 text: .*Is a directory"):
+        read_examples(tmp_path, make_tokenizer())
     (tmp_path / "data.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read as UTF-8"):
         read_examples(tmp_path / "data.jsonl", make_tokenizer())
@@ -315,3 +318,19 @@ def test_files_and_tokenizers_that_cannot_be_used(tmp_path):
     rewriting.chat_template = "{% if messages | length == 1 %}a{% else %}b c d{% endif %}"
     with pytest.raises(InputError, match="earlier messages differently"):
         read_examples(write(tmp_path, chat), rewriting)
+
+
+def test_a_selection_tells_what_it_left_and_what_all_tokens_lose():
+    """Two rows by the model's own logits; a weight of 0 leaves a token out of the loss, not of the rest."""
+    model, batch = make_model(), collate([stream(2), stream(5)])
+    logp = model(input_ids=batch.ids_BT).logits[:, :-1].log_softmax(-1).detach()
+    mask, target = batch.mask_BT[:, 1:], batch.ids_BT[:, 1:]
+    loss_N, entropy_N = -logp.gather(-1, target[..., None])[..., 0][mask], -(logp.exp() * logp).sum(-1)[mask]
+    state = SftState(step=0, optimizer=adamw(model))
+    seen = sft_step(model, state, [batch], lr=0.0, weigh=forks(share=0.4))
+    kept_N = entropy_N >= entropy_N.topk(math.ceil(0.4 * len(entropy_N))).values[-1]
+    assert seen["loss"] == pytest.approx(float(loss_N[kept_N].mean()))
+    assert seen["loss/all"] == pytest.approx(float(loss_N.mean()))
+    assert seen["entropy/mean"] == pytest.approx(float(entropy_N.mean()))
+    assert seen["credit/share"] == pytest.approx(int(kept_N.sum()) / len(kept_N))
+    assert "loss/all" not in sft_step(model, state, [batch], lr=0.0)

@@ -26,7 +26,7 @@ from forkpoint.rollouts import Prompt
 from forkpoint.train.loop import train
 from forkpoint.train.measure import evaluate_model
 from forkpoint.train.recipe import load_recipe
-from forkpoint.train.rescore import _passes, rescored
+from forkpoint.train.rescore import passes, rescored
 from tiny import qwen3, save, tokenizer
 
 RECIPE = """
@@ -220,8 +220,8 @@ def test_rescoring_gives_the_entropies_and_keeps_the_log_probs(pair, monkeypatch
 
 
 def test_a_pass_holds_what_fits():
-    assert _passes([16384, 1, 16383, 2]) == [[0], [1, 2], [3]]
-    assert _passes([20000, 20000]) == [[0], [1]]
+    assert passes([16384, 1, 16383, 2]) == [[0], [1, 2], [3]]
+    assert passes([20000, 20000]) == [[0], [1]]
 
 
 def test_links_on_behaviour_entropies_refuse_bounds(pair):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from forkpoint.model import HeadKind, load_model, pick_device, use_threads
 from forkpoint.tasks.prompts import load_tokenizer
 from forkpoint.train.checkpoint import load_checkpoint, restore_model, restore_optimizer, save_checkpoint
 from forkpoint.train.console import make_console
-from forkpoint.train.examples import bucketed, read_examples, shuffled
+from forkpoint.train.examples import Example, bucketed, read_examples, shuffled
 from forkpoint.train.runlog import append_metrics, open_run, write_recipe_json
 from forkpoint.train.sft import SftState, adamw, negative_log_likelihood, sft
 from forkpoint.train.weigh import Weigh, selection_of
@@ -73,6 +73,8 @@ class ColdStart:
         for name in ("steps", "rows", "max_tokens", "every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)} and must be at least 1")
+        if self.threads < 0:
+            raise InputError(f"threads is {self.threads} and must be at least 0, where 0 is every core")
         if self.head not in get_args(HeadKind):
             raise InputError(f"head {self.head!r} is none of {', '.join(get_args(HeadKind))}")
         if not self.lr > 0:
@@ -111,6 +113,7 @@ def cold_start(settings: ColdStart, *, run_dir: Path, resume: bool = False, fres
     else:
         state = _restored(found, model, state, settings)
     console = make_console(settings.steps)
+    console.note(_amount(examples, settings))
     last = found
 
     def log(metrics: Mapping[str, float]) -> None:
@@ -138,6 +141,16 @@ def cold_start(settings: ColdStart, *, run_dir: Path, resume: bool = False, fres
     return last
 
 
+def _amount(examples: Sequence[Example], settings: ColdStart) -> str:
+    """Return how much there is to learn from and how often it is read."""
+    tokens = sum(len(example.ids) - example.start for example in examples)
+    passes = settings.steps * settings.rows / len(examples)
+    return (
+        f"{len(examples):,} examples with {tokens:,} tokens to learn from; {settings.steps:,} updates of "
+        f"{settings.rows} are {passes:.3g} passes over them"
+    )
+
+
 def read_ids(path: str | Path) -> tuple[int, ...]:
     """Return token ids from a JSON list.
 
@@ -155,10 +168,13 @@ def read_ids(path: str | Path) -> tuple[int, ...]:
 
 def _restored(path: Path, model: Any, state: SftState, settings: ColdStart) -> SftState:
     checkpoint = load_checkpoint(path)
-    if dict(checkpoint.state) != _fingerprint(settings):
+    there, here = dict(checkpoint.state), _fingerprint(settings)
+    if there != here:
+        names = [name for name in sorted(there | here) if there.get(name) != here.get(name)]
         raise InputError(
-            f"checkpoint {path} was made with other settings or data than these: resume with those of the "
-            "run's recipe.json, or give --fresh"
+            f"checkpoint {path} was made with other settings or data than these "
+            f"({', '.join(f'{name}: {there.get(name)} there, {here.get(name)} here' for name in names)}): resume with "
+            "those of the run's recipe.json, or give --fresh"
         )
     restore_model(model, checkpoint)
     restore_optimizer(state.optimizer, model, checkpoint)

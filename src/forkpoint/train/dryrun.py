@@ -9,6 +9,7 @@ from typing import Any
 
 from forkpoint.errors import InputError
 from forkpoint.train.estimate import Estimate, estimate, read_model_config
+from forkpoint.train.needs import check_chain
 from forkpoint.train.recipe import credit_chain, resolved
 from forkpoint.train.schema import Recipe
 
@@ -17,7 +18,12 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     """Return a JSON-ready account of a run: `recipe`, `chain`, `estimate` and `note`.
 
     `note` says why the estimate has no bytes, or is None.
+
+    Raises:
+        InputError: the run would be refused because its chain needs what nothing fills.
     """
+    chain = credit_chain(recipe)
+    check_chain(recipe, chain)
     note = None
     try:
         config = read_model_config(recipe)
@@ -25,7 +31,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         config, note = None, f"no estimate of memory: {error}"
     return {
         "recipe": resolved(recipe),
-        "chain": credit_chain(recipe).describe(),
+        "chain": chain.describe(),
         "estimate": dataclasses.asdict(estimate(recipe, config)),
         "note": note,
     }

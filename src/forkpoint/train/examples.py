@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ class TextBatch:
     """bool (B, T): tokens that count in the loss; never the first of a row."""
 
 
+One = TypeVar("One")
+
 Batches = Callable[[int], Sequence[TextBatch]]
 """Step (from 0) to the micro-batches of that step: a pure function."""
 
@@ -71,6 +73,8 @@ def read_examples(path: str | Path, tokenizer: Any, *, max_length: int | None = 
         raise InputError("the tokenizer has no end token, so nothing would teach a model to stop; set one.")
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist: check the path, one JSON object a line is read.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     examples = []
@@ -85,7 +89,7 @@ def read_examples(path: str | Path, tokenizer: Any, *, max_length: int | None = 
     return examples
 
 
-def shuffled(examples: Sequence[Example], seed: int) -> Callable[[int], Example]:
+def shuffled(examples: Sequence[One], seed: int) -> Callable[[int], One]:
     """Make an endless stream: every epoch goes once through the examples in an order of its own.
 
     Returns:
@@ -105,7 +109,7 @@ def shuffled(examples: Sequence[Example], seed: int) -> Callable[[int], Example]
     def order(epoch: int) -> np.ndarray:
         return random_stream(seed, epoch).permutation(len(examples))
 
-    def example(position: int) -> Example:
+    def example(position: int) -> One:
         epoch, place = divmod(position, len(examples))
         return examples[int(order(epoch)[place])]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,13 @@ from forkpoint.model import precision
 from forkpoint.rollouts import Rollouts, blank_credit
 from forkpoint.seeds import key
 from forkpoint.tasks.prompts import token_text
-from forkpoint.train.collect import Collected, CollectSettings, collect, entropy_metrics, with_reference
+from forkpoint.train.collect import CollectSettings, entropy_metrics
+from forkpoint.train.columns_program import program_file
 from forkpoint.train.console import make_console
+from forkpoint.train.gather import gathered, own_part, referenced, with_columns
 from forkpoint.train.measure import evaluate_policy
-from forkpoint.train.policy import forward_rows
+from forkpoint.train.needs import check_chain, columns_needed
+from forkpoint.train.offline import Offline, check_same, load_offline
 from forkpoint.train.progress import (
     Progress,
     Run,
@@ -42,8 +45,7 @@ from forkpoint.train.runlog import (
 from forkpoint.train.schema import Recipe
 from forkpoint.train.setup import (
     Policy,
-    check_chain,
-    encode,
+    column_context,
     load_policy,
     make_optimizer,
     make_reference,
@@ -67,7 +69,9 @@ class TrainResult:
     """Metrics of the last evaluation."""
 
 
-def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = False) -> TrainResult:
+def train(
+    recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = False, offline: Path | None = None
+) -> TrainResult:
     """Train by a recipe and leave a run directory behind.
 
     Every draw is keyed by seed, step and problem, and everything else that changes is in the checkpoint, so a
@@ -79,6 +83,7 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
         run_dir: where the run writes.
         resume: go on from the newest checkpoint, or from the start where there is none.
         fresh: move a run that is already there aside.
+        offline: recorded answers to learn from in place of sampled ones, see `forkpoint.train.offline`.
 
     Returns:
         `TrainResult`.
@@ -88,10 +93,17 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
         TrainingError: the run had to stop; everything written so far is intact.
     """
     chain = credit_chain(recipe)
-    check_chain(recipe, chain)
+    check_chain(recipe, chain, sampled=offline is None)
     # A mistake in the recipe must not move an old run aside, so the run directory is opened last.
-    policy = with_engine(recipe, load_policy(recipe), chain)
+    policy = with_engine(recipe, load_policy(recipe), None if offline else chain)
     task = make_task(recipe)
+    columns = column_context(recipe, policy)
+    recorded = None
+    if offline is not None:
+        recorded = load_offline(offline, recipe, policy, task.judge, columns=columns, needs=columns_needed(chain))
+    if resume:
+        check_same(run_dir, recorded)
+    about = _about(recipe, recorded)
     sampling = _training_sampling(recipe, policy)
     reference = make_reference(recipe, policy, chain)
     optimizer = make_optimizer(recipe, policy.model)
@@ -106,14 +118,18 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
         reference=reference,
         optimizer=optimizer,
         sampling=sampling,
+        columns=columns,
         console=console,
-        trackers=make_tracker(recipe.log.trackers, run_dir=run_dir, recipe=resolved(recipe), report=console.note),
+        trackers=make_tracker(recipe.log.trackers, run_dir=run_dir, recipe=about, report=console.note),
+        offline=recorded,
     )
+    if recorded is not None:
+        console.note(recorded.note)
     progress = Progress(states=init(chain))
     if checkpoint_path is None:
         write_recipe_json(
             run_dir,
-            recipe=resolved(recipe),
+            recipe=about,
             chain=chain.describe(),
             device=f"{policy.device.type}, {policy.threads} threads, {policy.dtype}",
             seed=recipe.seed,
@@ -130,12 +146,22 @@ def train(recipe: Recipe, *, run_dir: Path, resume: bool = False, fresh: bool = 
             close()
 
 
+def _about(recipe: Recipe, offline: Offline | None) -> dict[str, Any]:
+    """Return the resolved recipe with the files it depends on that are neither model nor problems."""
+    about = resolved(recipe)
+    if offline is not None:
+        about["offline"] = offline.about
+    if recipe.columns.program is not None:
+        about["program"] = program_file(recipe.columns.program)
+    return about
+
+
 def _train(here: Run, progress: Progress, *, resumed: bool) -> TrainResult:
     recipe, last = here.recipe, here.recipe.train.steps
     before = after = None
     if resumed:
         here.console.note(f"resumed after step {progress.step} of {last}")
-        for change in changed_settings(here.run_dir, resolved(recipe)):
+        for change in changed_settings(here.run_dir, _about(recipe, here.offline)):
             here.console.note(f"another setting than the run began with: {change}")
         before = logged_evaluation(here.run_dir, 0)
     elif recipe.eval.before:
@@ -158,12 +184,13 @@ def _step(here: Run, progress: Progress) -> Progress:
     recipe, policy, step = here.recipe, here.policy, progress.step + 1
     began, cpu = time.perf_counter(), time.process_time()
     try:
-        collected = _collected(here, progress, step)
+        collected = gathered(here, progress, step, _collect_settings(recipe, policy))
+        rollouts, scoring = referenced(here, collected.rollouts)
+        rollouts, filling = with_columns(here, rollouts)
     except TrainingError as error:
         raise TrainingError(f"step {step}: {error}; everything up to step {progress.step} is intact") from error
     if collected.note is not None:
         here.console.note(collected.note)
-    rollouts, scoring = _scored(here, collected.rollouts)
     marked = time.perf_counter()
     credit, states = run(
         here.chain,
@@ -199,15 +226,17 @@ def _step(here: Run, progress: Progress) -> Progress:
     finally:
         policy.model.eval()
     update_seconds = time.perf_counter() - marked
+    own, own_credit = own_part(rollouts, updated.credit)
     metrics = {
         "step": step,
         **collected.metrics,
-        **entropy_metrics(rollouts, updated.credit.advantage_BT),
+        **entropy_metrics(own, own_credit.advantage_BT),
         **updated.metrics,
-        "credit/threshold": _threshold(rollouts, updated.credit.keep_BT & (updated.credit.weight_BT != 0)),
+        "credit/threshold": _threshold(own, own_credit.keep_BT & (own_credit.weight_BT != 0)),
         "train/lr": float(here.optimizer.param_groups[0]["lr"]),
         "train/updates": float(progress.updates + updated.updates),
         "time/score": scoring,
+        **filling,
         "time/credit": credit_seconds,
         "time/update": update_seconds,
         "time/step": time.perf_counter() - began,
@@ -226,41 +255,6 @@ def _step(here: Run, progress: Progress) -> Progress:
         updates=progress.updates + updated.updates,
         states=updated.states,
     )
-
-
-def _collected(here: Run, progress: Progress, step: int) -> Collected:
-    recipe, policy = here.recipe, here.policy
-    return collect(
-        policy.model,
-        policy.tokenizer,
-        here.task,
-        lambda prompts: encode(recipe, policy, prompts),
-        here.sampling,
-        _collect_settings(recipe, policy),
-        step=step,
-        position=progress.position,
-        version=progress.updates,
-        progress=here.console.progress,
-        engine=policy.engine,
-    )
-
-
-def _scored(here: Run, rollouts: Rollouts) -> tuple[Rollouts, float]:
-    """Add the reference model's log-probs where a link needs them; returns the seconds that took."""
-    if "ref_logp" not in here.chain.needs:
-        return rollouts, 0.0
-    began = time.perf_counter()
-    reference = here.reference or here.policy
-    adapters = contextlib.nullcontext() if here.reference else reference.model.disable_adapter()
-    with torch.no_grad(), precision(reference.device, reference.dtype), adapters:
-        ref = forward_rows(
-            reference.model,
-            rollouts,
-            temperature=here.sampling.temperature,
-            head=reference.head,
-            packed=reference.packed,
-        ).logp_BT
-    return with_reference(rollouts, ref), time.perf_counter() - began
 
 
 def _evaluate(here: Run, step: int) -> dict[str, float]:

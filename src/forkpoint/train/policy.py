@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from forkpoint.entropy.nucleus import nucleus_entropy, nucleus_entropy_of
 from forkpoint.entropy.token import token_logp_entropy
 from forkpoint.errors import NotFiniteRowError, TrainingError
-from forkpoint.model import HeadKind, head_values, plain, read
+from forkpoint.model import HeadKind, head_of, head_values, plain, read
 from forkpoint.rollouts import Forward, Rollouts
 from forkpoint.train.batches import length_buckets
 from forkpoint.train.packed import LONGEST, pack, packed_states
@@ -33,6 +34,7 @@ def forward_rows(
     head: HeadKind = "fused",
     packed: bool = False,
     hidden: bool = False,
+    nucleus: bool = False,
 ) -> Forward:
     """Return log-prob and entropy of recorded tokens, with gradient where grad mode is on.
 
@@ -52,6 +54,8 @@ def forward_rows(
             `forkpoint.train.packed.can_pack` holds, and the fused head. Rows beyond its limit go padded.
         hidden: also return the last hidden state that predicts each token, as `extra["hidden"]` (B, T, H); with the
             fused head alone.
+        nucleus: also return the entropy of the nucleus of mass 0.8, as `extra["nucleus_entropy"]` (B, T); it carries
+            gradient where `entropy_gradient` says so.
 
     Returns:
         `Forward` with (B, T) tensors, 0 where nothing was asked for.
@@ -63,7 +67,7 @@ def forward_rows(
     length_B = torch.where(needs_BT, torch.arange(needs_BT.shape[1], device=needs_BT.device) + 1, 0).amax(1)
     learns_B = torch.ones_like(rollouts.group_B, dtype=torch.bool) if learns_B is None else learns_B
     logp, entropy, where = [], [], []
-    states = []
+    states, nuclei = [], []
     for some_B, gradient in ((learns_B, torch.is_grad_enabled()), (~learns_B, False)):
         rows = (some_B & (length_B > 0)).nonzero().squeeze(1)
         if not rows.numel():
@@ -83,6 +87,9 @@ def forward_rows(
                 where.append(part.position_N)
                 if hidden:
                     states.append(part.states_NX)
+                if nucleus:
+                    with torch.set_grad_enabled(gradient and entropy_gradient):
+                        nuclei.append(_nucleus(model, part.states_NX, head, temperature))
 
     def placed(parts: list[Tensor]) -> Tensor:
         flat = torch.zeros(rollouts.mask_BT.numel(), device=rollouts.mask_BT.device)
@@ -92,6 +99,8 @@ def forward_rows(
         return flat.reshape(rollouts.mask_BT.shape)
 
     extra = {"hidden": _placed_states(model, states, where, rollouts)} if hidden else {}
+    if nucleus:
+        extra["nucleus_entropy"] = placed(nuclei)
     return Forward(logp_BT=placed(logp), entropy_BT=placed(entropy), extra=extra)
 
 
@@ -102,6 +111,20 @@ def _placed_states(model: Any, states: list[Tensor], where: list[Tensor], rollou
     states_NH = torch.cat(states)
     flat = torch.zeros(B * T, states_NH.shape[1], dtype=states_NH.dtype, device=states_NH.device)
     return flat.index_put((torch.cat(where),), states_NH).reshape(B, T, -1)
+
+
+def predicting(model: Any, rollouts: Rollouts, *, head: HeadKind = "fused") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield what predicts the answers' tokens, some rows at a time: states (N, X), ids (N,) and flat places (N,).
+
+    Args:
+        model: a Hugging Face causal language model.
+        rollouts: the rows.
+        head: `fused` yields last hidden states, `plain` the model's own logits.
+    """
+    rows = torch.arange(rollouts.rows, device=rollouts.mask_BT.device)
+    asked = _Asked(rollouts, rows, rollouts.mask_BT.sum(1), rollouts.mask_BT)
+    for part in _parts(model, asked, head, packed=False):
+        yield part.states_NX, part.ids_N, part.position_N
 
 
 class _Asked(NamedTuple):
@@ -172,6 +195,16 @@ def _measured(
         )
     out = head_values(model, part.states_NX, part.ids_N, temperature=temperature, entropy_gradient=entropy_gradient)
     return out.logp_N, out.entropy_N
+
+
+def _nucleus(model: Any, states_NX: Tensor, head: HeadKind, temperature: float) -> Tensor:
+    if head == "plain":
+        return nucleus_entropy_of(states_NX.to(torch.promote_types(states_NX.dtype, torch.float32)) / temperature)
+    parts = head_of(model)
+    return nucleus_entropy(
+        states_NX, parts.weight_VH, bias_V=parts.bias_V, temperature=temperature, scale=parts.scale,
+        softcap=parts.softcap,
+    )  # fmt: skip
 
 
 def _not_finite(position: int, rollouts: Rollouts) -> TrainingError:

@@ -16,7 +16,10 @@ from forkpoint.rollouts import Credit, Rollouts
 from forkpoint.tasks.prompts import token_text
 from forkpoint.tasks.task import Task
 from forkpoint.train.checkpoint import load_checkpoint, restore_model, restore_optimizer, save_checkpoint
+from forkpoint.train.columns import Context
+from forkpoint.train.columns_explore import own_rows
 from forkpoint.train.console import Console
+from forkpoint.train.offline import Offline
 from forkpoint.train.runlog import read_metrics, write_rollouts
 from forkpoint.train.schema import Recipe
 from forkpoint.train.setup import Policy
@@ -35,8 +38,11 @@ class Run:
     reference: Policy | None
     optimizer: torch.optim.Optimizer
     sampling: Sampling
+    columns: Context
     console: Console
     trackers: Tracker
+    offline: Offline | None = None
+    """Recorded answers that take the place of sampled ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +102,20 @@ def restored_progress(here: Run, path: Path) -> Progress:
 
 
 def save_rollouts(here: Run, step: int, rollouts: Rollouts, credit: Credit) -> None:
-    """Write the rollout file of a step: what was sampled, and how much every token was credited."""
+    """Write the rollout file of a step: what was sampled, and how much every token was credited.
+
+    Rows that were sampled at another temperature have a file of their own, in `explored`.
+    """
+    if "explore" not in rollouts.extra:
+        _write(here, step, rollouts, credit, "rollouts")
+        return
+    own = own_rows(rollouts)
+    others = rollouts.extra["explore"].nonzero().squeeze(1)
+    for rows, folder in ((own, "rollouts"), (others, "explored")):
+        _write(here, step, rollouts.select(rows, trim=False), credit.select(rows), folder)
+
+
+def _write(here: Run, step: int, rollouts: Rollouts, credit: Credit, folder: str) -> None:
     write_rollouts(
         here.run_dir,
         step,
@@ -105,6 +124,7 @@ def save_rollouts(here: Run, step: int, rollouts: Rollouts, credit: Credit) -> N
         advantage_BT=credit.advantage_BT,
         credit_BT=torch.where(credit.keep_BT, credit.advantage_BT * credit.weight_BT, 0.0),
         kept_BT=credit.keep_BT & (credit.weight_BT != 0),
+        folder=folder,
     )
 
 

@@ -210,7 +210,11 @@ def _localise(recipe: Recipe, path: Path) -> Recipe:
         update={key: _find(f"task.{key}", getattr(recipe.task, key), bases) for key in ("train", "heldout")}
     )
     reference = recipe.reference.model_copy(update={"path": _find("reference.path", recipe.reference.path, bases)})
-    return recipe.model_copy(update={"model": model, "task": task, "reference": reference})
+    columns = recipe.columns
+    if columns.program is not None:
+        file, _, function = columns.program.rpartition(":")
+        columns = columns.model_copy(update={"program": f"{_find('columns.program', file, bases)}:{function}"})
+    return recipe.model_copy(update={"model": model, "task": task, "reference": reference, "columns": columns})
 
 
 def _bases(path: Path) -> list[Path]:
@@ -236,7 +240,7 @@ def _find(name: str, value: str | None, bases: Sequence[Path]) -> str | None:
 def _looks_local(value: str, bases: Sequence[Path]) -> bool:
     """Return whether a name cannot be meant as `owner/name` on a hub."""
     first, *rest = value.split("/")
-    suffixes = (".jsonl", ".json", ".parquet", ".csv", ".safetensors")
+    suffixes = (".jsonl", ".json", ".parquet", ".csv", ".safetensors", ".py")
     return (
         value.startswith((".", "/", "~"))
         or "\\" in value

@@ -1,11 +1,14 @@
-"""Entropies that the engine which sampled could not give: one more forward pass of the training model."""
+"""What the engine that sampled could not give: one more forward pass of the training model over its answers."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from forkpoint.model import HeadKind, precision
 from forkpoint.rollouts import Rollouts
@@ -16,6 +19,32 @@ PASS_TOKENS = 16384
 
 
 @torch.no_grad()
+def scored(
+    model: Any, rollouts: Rollouts, *, temperature: float, dtype: str = "float32", head: HeadKind = "fused"
+) -> tuple[Tensor, Tensor]:
+    """Return log-prob and entropy of every recorded token under the model that trains, (B, T) each, in nats.
+
+    Args:
+        model: the policy, with the weights that sampled.
+        rollouts: the rows.
+        temperature: divides the logits; 0 counts as 1.
+        dtype: of the products.
+        head: which lm-head.
+
+    Raises:
+        TrainingError: the logits of a token are not finite.
+    """
+    logp_BT, entropy_BT = torch.zeros_like(rollouts.logp_BT), torch.zeros_like(rollouts.entropy_BT)
+    with evaluating(model), precision(rollouts.ids_BT.device, dtype):
+        for rows in passes(row_lengths(rollouts).tolist()):
+            index = torch.tensor(rows, device=rollouts.ids_BT.device)
+            part = rollouts.select(index, trim=False)
+            forward = forward_rows(model, part, temperature=temperature or 1.0, head=head)
+            entropy_BT[index] = forward.entropy_BT.to(entropy_BT)
+            logp_BT[index] = forward.logp_BT.to(logp_BT)
+    return logp_BT, entropy_BT
+
+
 def rescored(
     model: Any, rollouts: Rollouts, *, temperature: float, dtype: str = "float32", head: HeadKind = "fused"
 ) -> tuple[Rollouts, float]:
@@ -38,24 +67,23 @@ def rescored(
     Raises:
         TrainingError: the logits of a token are not finite.
     """
-    was_training = model.training
-    model.eval()
-    entropy_BT, logp_BT = torch.zeros_like(rollouts.entropy_BT), torch.zeros_like(rollouts.logp_BT)
-    try:
-        with precision(rollouts.ids_BT.device, dtype):
-            for rows in _passes(row_lengths(rollouts).tolist()):
-                index = torch.tensor(rows, device=rollouts.ids_BT.device)
-                part = rollouts.select(index, trim=False)
-                forward = forward_rows(model, part, temperature=temperature or 1.0, head=head)
-                entropy_BT[index] = forward.entropy_BT.to(entropy_BT)
-                logp_BT[index] = forward.logp_BT.to(logp_BT)
-    finally:
-        model.train(was_training)
+    logp_BT, entropy_BT = scored(model, rollouts, temperature=temperature, dtype=dtype, head=head)
     gap_N = (logp_BT - rollouts.logp_BT)[rollouts.mask_BT].abs()
     return dataclasses.replace(rollouts, entropy_BT=entropy_BT, entropy_kind="rescored"), float(gap_N.mean())
 
 
-def _passes(lengths: list[int]) -> list[list[int]]:
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Run the model without dropout, and put its mode back."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def passes(lengths: list[int]) -> list[list[int]]:
     """Cut rows 0, 1, ... into runs of neighbours of at most `PASS_TOKENS`, one row at least."""
     passes: list[list[int]] = [[]]
     total = 0

@@ -31,6 +31,7 @@ from forkpoint.train.tables import (
     EVAL_COLUMNS,
     ROLLOUT_COLUMNS,
     answer_columns,
+    extra_columns,
     json_value,
     lists,
     reward_parts,
@@ -125,7 +126,7 @@ def truncate_after(run_dir: str | os.PathLike[str], step: int) -> None:
             atomic_file(log) as temporary,
         ):
             temporary.write_bytes(b"".join(kept))
-    for folder in ("rollouts", "evals"):
+    for folder in ("rollouts", "explored", "evals"):
         for path in (run_dir / folder).glob("*.parquet"):
             match = _STEP_FILE.fullmatch(path.name)
             if path.name.startswith(".tmp-") or (match and int(match[1]) > step):
@@ -141,8 +142,11 @@ def write_rollouts(
     advantage_BT: Tensor,
     credit_BT: Tensor,
     kept_BT: Tensor,
+    folder: str = "rollouts",
 ) -> Path:
     """Write `rollouts/step-<step>.parquet`: a row per answer, lists over its tokens.
+
+    Columns of `Rollouts.extra` go by `extra.<name>`; states of several numbers a token are left out.
 
     Args:
         run_dir: the run's directory.
@@ -152,6 +156,7 @@ def write_rollouts(
         advantage_BT: float (B, T).
         credit_BT: float (B, T): advantage times weight where kept, else 0.
         kept_BT: bool (B, T): tokens that count in the loss.
+        folder: beside `rollouts`, where the answers are others than the policy's own.
 
     Returns:
         The file's path.
@@ -169,7 +174,8 @@ def write_rollouts(
         "reward_parts": reward_parts(rollouts),
         "version": [rollouts.version] * rollouts.rows,
     }
-    return write_table(Path(run_dir) / "rollouts" / f"step-{step:05d}.parquet", columns, ROLLOUT_COLUMNS)
+    extra, types = extra_columns(rollouts)
+    return write_table(Path(run_dir) / folder / f"step-{step:05d}.parquet", columns | extra, ROLLOUT_COLUMNS | types)
 
 
 def write_evals(

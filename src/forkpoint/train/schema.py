@@ -10,19 +10,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Words = Annotated[tuple[str, ...], Field(strict=False)]
+from forkpoint.train.columns_table import ColumnsTable
+from forkpoint.train.schema_types import Count, Natural, NonNegative, Positive, Share, Table, Words
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-class LoraTable(_Table):
+class LoraTable(Table):
     """`[model.lora]`: train low-rank adapters (arXiv 2106.09685) instead of all weights."""
 
     rank: Count = 16
@@ -42,7 +34,7 @@ class LoraTable(_Table):
         return value
 
 
-class ModelTable(_Table):
+class ModelTable(Table):
     """`[model]`: the policy."""
 
     path: Annotated[str, Field(min_length=1)]
@@ -68,7 +60,7 @@ class ModelTable(_Table):
     """Adapters; without this table every weight is trained."""
 
 
-class TaskTable(_Table):
+class TaskTable(Table):
     """`[task]`: problems and the verifier that judges answers."""
 
     name: Literal["countdown", "countdown-coin", "arithmetic-sequence", "data"] = "countdown"
@@ -117,7 +109,7 @@ class TaskTable(_Table):
         return self
 
 
-class PromptTable(_Table):
+class PromptTable(Table):
     """`[prompt]`: how a problem becomes what the model reads."""
 
     template: str = "auto"
@@ -135,7 +127,7 @@ class PromptTable(_Table):
         return value
 
 
-class DecodeTable(_Table):
+class DecodeTable(Table):
     """`[decode]`: how answers are sampled."""
 
     temperature: Positive = 1.0
@@ -170,7 +162,7 @@ class DecodeTable(_Table):
         return self
 
 
-class TrainTable(_Table):
+class TrainTable(Table):
     """`[train]`: the loop. Defaults follow DAPO (arXiv 2503.14476) and the 80/20 paper (arXiv 2506.01939)."""
 
     steps: Count
@@ -230,7 +222,7 @@ class TrainTable(_Table):
         return self
 
 
-class RewardTable(_Table):
+class RewardTable(Table):
     """`[reward]`: what is added to the verdict (arXiv 2503.14476 eq. 13)."""
 
     overlong_buffer: Natural = 0
@@ -239,14 +231,14 @@ class RewardTable(_Table):
     """Punishment at the very end of the buffer, in units of reward."""
 
 
-class ReferenceTable(_Table):
+class ReferenceTable(Table):
     """`[reference]`: the model a KL term pulls towards."""
 
     path: str | None = None
     """Directory or hub name; None is the policy before training."""
 
 
-class EvalTable(_Table):
+class EvalTable(Table):
     """`[eval]`: accuracy on held-out problems."""
 
     every: Natural = 5
@@ -265,7 +257,7 @@ class EvalTable(_Table):
     """Evaluate the model after the last step."""
 
 
-class CheckpointTable(_Table):
+class CheckpointTable(Table):
     """`[checkpoint]`: what a killed run can continue from."""
 
     every: Count = 5
@@ -274,7 +266,7 @@ class CheckpointTable(_Table):
     """Newest checkpoints to keep."""
 
 
-class LogTable(_Table):
+class LogTable(Table):
     """`[log]`: what a run writes down."""
 
     rollouts_every: Natural = 1
@@ -322,7 +314,7 @@ CreditTable = Annotated[
 ]
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """Everything a training run depends on, apart from the files it names."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -337,6 +329,7 @@ class Recipe(_Table):
     reward: RewardTable = RewardTable()
     reference: ReferenceTable = ReferenceTable()
     credit: CreditTable = MethodTable(method="forking")
+    columns: ColumnsTable = ColumnsTable()
     eval: EvalTable = EvalTable()
     checkpoint: CheckpointTable = CheckpointTable()
     log: LogTable = LogTable()
@@ -361,6 +354,6 @@ def settings(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, Fie
     found: dict[str, FieldInfo] = {}
     for name, info in model.model_fields.items():
         kinds = (info.annotation, *get_args(info.annotation))
-        table = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, _Table)), None)
+        table = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Table)), None)
         found |= settings(table, f"{prefix}{name}.") if table else {f"{prefix}{name}": info}
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from forkpoint.credit.link import EXTRA, Chain
+from forkpoint.credit.link import Chain
 from forkpoint.decode.decoder import Sampling
 from forkpoint.decode.rollout import EMBEDDED, Engine
 from forkpoint.environment import cores
@@ -33,8 +33,12 @@ from forkpoint.tasks.countdown import countdown_task
 from forkpoint.tasks.prompts import encode_prompts, end_token_ids, load_tokenizer, stop_text
 from forkpoint.tasks.readers import data_task, read_prompts
 from forkpoint.tasks.task import Judge, Task
+from forkpoint.train.columns import Context
+from forkpoint.train.columns_program import load_program
+from forkpoint.train.columns_scored import attention_layer
 from forkpoint.train.packed import can_pack
 from forkpoint.train.schema import LoraTable, Recipe, TaskTable
+from forkpoint.verify.endings import Convention, convention
 from forkpoint.verify.verifiers import make_verifier
 
 
@@ -121,6 +125,7 @@ def make_task(recipe: Recipe) -> Task:
         answer_extraction=table.answer_extraction,
         limit=table.limit,
         config=table.config,
+        keep=() if recipe.columns.kind is None else (recipe.columns.kind,),
     )
     return data_task("data", prompts, _heldout(table), make_judge(table))
 
@@ -232,25 +237,31 @@ def make_optimizer(recipe: Recipe, model: Any) -> torch.optim.AdamW:
     )
 
 
-RECORDED = frozenset({"reward", "entropy", "forward", "entropy_gradient", "ref_logp", "forward_hidden"})
-"""What links may need of this engine."""
-
-
-def check_chain(recipe: Recipe, chain: Chain) -> None:
-    """Refuse, before anything runs, a chain that needs what this engine does not record.
+def column_context(recipe: Recipe, policy: Policy) -> Context:
+    """Return what the columns of `Rollouts.extra` are made from.
 
     Raises:
-        InputError: the message names link and need, and what the need is.
+        InputError: the program in `columns.program` cannot be loaded, or the model has no such attention layer.
     """
-    for link in chain.links:
-        for need in sorted(link.needs - RECORDED):
-            what = EXTRA.get(need.removeprefix("forward_"), "")
-            raise InputError(
-                f"link {link.name!r} needs {need!r}{f' ({what})' if what else ''}, which this engine does not record: "
-                "give the rollouts that column from a program of your own, or choose another method or argument"
-            )
-        if "forward_hidden" in link.needs and recipe.model.head != "fused":
-            raise InputError(f"link {link.name!r} needs hidden states, which model.head = 'fused' alone gives")
+    table = recipe.columns
+    if table.attention_layer is not None:
+        attention_layer(policy.model, table.attention_layer)
+    return Context(
+        table=table,
+        tokenizer=policy.tokenizer,
+        convention=_convention(recipe.task),
+        model=policy.model,
+        temperature=recipe.decode.temperature,
+        dtype=policy.dtype,
+        head=policy.head,
+        program=None if table.program is None else load_program(table.program),
+    )
+
+
+def _convention(table: TaskTable) -> Convention:
+    if table.name == "arithmetic-sequence":
+        return convention("whole")
+    return convention("countdown" if table.name.startswith("countdown") else table.extraction)
 
 
 def make_reference(recipe: Recipe, policy: Policy, chain: Chain) -> Policy | None:

@@ -88,7 +88,8 @@ def sft(
             `state` brings its own optimiser.
         grad_clip: largest norm of the gradient, above 0.
         log: receives the metrics of every step: `step`, `loss` (nats per token), `grad_norm`, `lr`,
-            `tokens/learned`, `tokens/padding` (share of positions), `time/step` (seconds).
+            `tokens/learned`, `tokens/padding` (share of positions), `time/step` (seconds); with `weigh` also
+            `loss/all` (nats per token, all alike), `entropy/mean` (nats) and `credit/share` (of tokens with a weight).
         state: where to continue; None starts anew.
         after_step: called with the state after every update, for checkpoints.
         loss: summed loss of a micro-batch's tokens; None is `negative_log_likelihood`.
@@ -138,9 +139,10 @@ def sft_step(
         raise TrainingError(f"step {state.step + 1} has no token to learn from; look at the data it reads.")
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
+    seen: dict[str, float] = {}
     try:
         if weigh is not None:
-            parts, tokens = _weighted(model, micros, weigh, head, state.step + 1)
+            parts, seen = _weighted(model, micros, weigh, head, state.step + 1)
         else:
             parts = ((loss or negative_log_likelihood)(model, micro) / tokens for micro in micros)
         for part in parts:
@@ -167,13 +169,14 @@ def sft_step(
         "lr": lr,
         "tokens/learned": tokens,
         "tokens/padding": 1 - sum(int(micro.length_B.sum()) for micro in micros) / positions,
+        **seen,
     }
 
 
 def _weighted(
     model: nn.Module, micros: Sequence[TextBatch], weigh: Weigh, head: HeadKind, step: int
-) -> tuple[Iterator[Tensor], int]:
-    """Return the parts of Σ w l / Σ w, one a micro-batch, and how many tokens have a weight.
+) -> tuple[Iterator[Tensor], dict[str, float]]:
+    """Return the parts of Σ w l / Σ w, one a micro-batch, and what was seen of the tokens.
 
     Weights need every token of the step, so several micro-batches are read twice.
     """
@@ -181,8 +184,10 @@ def _weighted(
     alone = token_values(model, micros[0], head=head) if len(micros) == 1 else None
     with torch.no_grad():
         seen = [token_values(model, micro, head=head) for micro in micros] if alone is None else [alone]
-    weight_N = weigh(joined(seen))
-    if not bool((weight_N > 0).any()):
+    everything = joined(seen)
+    weight_N = weigh(everything)
+    learned = int((weight_N > 0).sum())
+    if not learned:
         raise TrainingError(f"step {step} has no token to learn from: its selection gives every token the weight 0.")
     weights = (weight_N / weight_N.sum()).split([values.ids_N.numel() for values in seen])
 
@@ -191,7 +196,12 @@ def _weighted(
             values = token_values(model, micro, head=head) if alone is None else alone
             yield (weight * values.loss_N).sum()
 
-    return parts(), int((weight_N > 0).sum())
+    return parts(), {
+        "tokens/learned": learned,
+        "credit/share": learned / weight_N.numel(),
+        "loss/all": float(everything.loss_N.mean()),
+        "entropy/mean": float(everything.entropy_N.mean()),
+    }
 
 
 def negative_log_likelihood(model: nn.Module, batch: TextBatch, *, head: HeadKind = "fused") -> Tensor:

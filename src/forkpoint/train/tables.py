@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from forkpoint.rollouts import Rollouts
@@ -27,8 +28,6 @@ ROLLOUT_COLUMNS = _SHARED | {
 
 def answer_columns(step: int, rollouts: Rollouts, token_text: Callable[[int], str]) -> dict[str, Any]:
     """Return the columns that rollouts and evaluations share, by name."""
-    import torch
-
     prompts = [rollouts.prompts[group] for group in rollouts.group_B.tolist()]
     mask_BT = rollouts.mask_BT
     unique, inverse = torch.unique(rollouts.ids_BT[mask_BT], return_inverse=True)
@@ -58,6 +57,20 @@ def reward_parts(rollouts: Rollouts) -> list[str]:
     return [json.dumps({name: json_value(part[row]) for name, part in parts.items()}) for row in range(rollouts.rows)]
 
 
+def extra_columns(rollouts: Rollouts) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the columns of `Rollouts.extra` with at most one number a token, and their types, by name."""
+    columns: dict[str, Any] = {}
+    types: dict[str, str] = {}
+    for name, column in rollouts.extra.items():
+        if column.ndim > 2:
+            continue
+        kind = "bool" if column.dtype == torch.bool else "float" if column.is_floating_point() else "int64"
+        value = column.float() if kind == "float" else column.long() if kind == "int64" else column
+        columns[f"extra.{name}"] = value.tolist() if column.ndim == 1 else lists(value, rollouts.mask_BT)
+        types[f"extra.{name}"] = kind if column.ndim == 1 else f"list<{kind}>"
+    return columns, types
+
+
 def lists(values_BT: Tensor, mask_BT: Tensor) -> Any:
     """Return a list per row of the values where the mask is set."""
     return _nested(values_BT.detach()[mask_BT].cpu().numpy(), mask_BT)
@@ -78,9 +91,8 @@ def write_table(path: Path, columns: Mapping[str, Any], types: Mapping[str, str]
     import pyarrow.parquet as pq
 
     scalars = {"int32": pa.int32(), "int64": pa.int64(), "string": pa.string(), "float": pa.float32()}
-    lists = {"list<int32>": pa.int32(), "list<string>": pa.string(), "list<float>": pa.float32()}
-    lists["list<bool>"] = pa.bool_()
-    kinds = scalars | {name: pa.list_(inner) for name, inner in lists.items()}
+    scalars["bool"] = pa.bool_()
+    kinds = scalars | {f"list<{name}>": pa.list_(inner) for name, inner in scalars.items()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in types.items()])
     table = pa.table({name: columns[name] for name in types}, schema=schema)
     with (

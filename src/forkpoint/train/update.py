@@ -203,6 +203,7 @@ class _Mini:
             head=self.settings.head,
             packed=self.settings.packed,
             hidden="forward_hidden" in self.chain.needs,
+            nucleus="forward_nucleus_entropy" in self.chain.needs,
         )
 
     def learns_B(self) -> Tensor:

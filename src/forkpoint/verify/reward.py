@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from forkpoint.rollouts import Rollouts, Verdict
 from forkpoint.scope import segment_sum
 from forkpoint.tasks.task import Judge
+from forkpoint.verify.endings import Ending, same_form
 from forkpoint.verify.length import overlong_penalty_B
 
 
@@ -78,6 +80,26 @@ def useful_groups(rollouts: Rollouts) -> list[int]:
     low_P = _extreme(earned_B, rollouts, judged_B, "amin")
     count_P = segment_sum(judged_B.long(), rollouts.group_B)
     return ((high_P - low_P > 1e-9) & (count_P > 1)).nonzero().squeeze(1).tolist()
+
+
+def answer_classes(rollouts: Rollouts, find: Callable[[str], Ending | None]) -> Tensor:
+    """Return which answers to a problem are the same answer, int64 (B,), numbers unique across groups.
+
+    All right answers to a problem are one; the others are the same where their final answers have the same form.
+    Those without a final answer are one as well.
+
+    Args:
+        rollouts: verified answers.
+        find: a text's final answer, as of `forkpoint.verify.endings.convention`.
+    """
+    numbers: dict[tuple[int, bool, str | None], int] = {}
+    classes = []
+    verdicts = rollouts.verdicts or (Verdict.UNJUDGED,) * rollouts.rows
+    for group, text, verdict in zip(rollouts.group_B.tolist(), rollouts.text, verdicts, strict=True):
+        right = verdict == Verdict.RIGHT
+        form = None if right else same_form(find(text))
+        classes.append(numbers.setdefault((group, right, form), len(numbers)))
+    return torch.tensor(classes, dtype=torch.int64, device=rollouts.group_B.device)
 
 
 def _extreme(value_B: Tensor, rollouts: Rollouts, judged_B: Tensor, reduce: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from core_batches import random_rollouts, rollouts_of
 from forkpoint.analyze.measures.push import push
+from forkpoint.credit import chain
+from forkpoint.credit.entropy_terms import peak_entropy_anchor
 from forkpoint.errors import InputError
 from forkpoint.methods import METHODS, method_chain
 
@@ -44,6 +47,33 @@ def test_penalties_are_in_it_and_what_carries_no_gradient_is_not():
     torch.testing.assert_close(pulled.push_BT[rollouts.mask_BT], plain.push_BT[rollouts.mask_BT] - 0.5)
     bonus = push(method_chain("entropy_bonus", coefficient=0.7), rollouts)
     assert torch.equal(bonus.push_BT, plain.push_BT)
+
+
+def test_what_acts_on_entropies_is_the_pull():
+    """A bonus c mean(H) pulls every token by c; a target by its coefficient, up from below and down from above."""
+    rollouts, _ = random_rollouts(3)
+    inside = rollouts.mask_BT
+    bonus = push(method_chain("entropy_bonus", coefficient=0.7), rollouts).pull_BT
+    torch.testing.assert_close(bonus[inside], torch.full_like(bonus[inside], 0.7))
+    assert not bonus[~inside].any()
+    assert not push(method_chain("dapo"), rollouts).pull_BT.any()
+    up = push(method_chain("targeted_entropy", target=99.0, coefficient=0.2), rollouts).pull_BT
+    torch.testing.assert_close(up[inside], torch.full_like(up[inside], 0.2))
+    down = push(method_chain("targeted_entropy", target=0.0, coefficient=0.2), rollouts).pull_BT
+    torch.testing.assert_close(down, -up)
+
+
+def test_an_anchor_pulls_on_nuclei_once_they_have_moved():
+    """One fork of 4 tokens, entropy 1.0, anchor 0.4: -N 2 c (1.0 - 0.4) with N = 4 and c = 0.5."""
+    rollouts = rollouts_of([[-1.0] * 4], groups=[0], reward=[1.0])
+    nuclei = torch.tensor([[0.1, 0.2, 0.3, 1.0]], dtype=torch.float64)
+    rollouts = dataclasses.replace(rollouts, extra={"nucleus_entropy": nuclei})
+    link = peak_entropy_anchor(coefficient=0.5, quantile=0.8)
+    still = push(chain(link), rollouts).pull_BT
+    moved = push(chain(dataclasses.replace(link, init=lambda: {"anchor": 0.4})), rollouts).pull_BT
+    assert not still.any()
+    expected = torch.tensor([[0.0, 0.0, 0.0, -4 * 2 * 0.5 * 0.6]], dtype=torch.float64)
+    torch.testing.assert_close(moved, expected)
 
 
 def test_a_batch_without_answers_or_rewards():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -38,7 +39,10 @@ def test_two_methods_side_by_side(run_dir, tmp_path):
     index = json.loads(re.search(r'id="token-index">(.*?)</script>', text, re.DOTALL)[1])
     assert [answer["source"] for answer in index["answers"][:4]] == ["forking", "dapo", "forking", "dapo"]
     assert len(index["answers"]) == 80
-    assert "forking also pulls" not in text
+    assert "Pull on the entropy" not in text
+    rollouts = rollouts_of_table(read_rollouts(run_dir / "rollouts" / "step-00002.parquet"))
+    size = [float(push(method_chain(name), rollouts).push_BT.abs().sum()) for name in ("forking", "dapo")]
+    assert f"dapo pushes {size[1] / size[0]:.3g} times as hard as forking" in text
 
 
 def test_the_summary_says_what_is_pushed(run_dir, tmp_path):
@@ -62,8 +66,23 @@ def test_the_step_is_chosen_and_named(run_dir, tmp_path):
         page(tmp_path / "bare", tmp_path, "dapo")
 
 
-def test_what_is_not_shown_is_said(run_dir, tmp_path):
-    assert "entropy_bonus also pulls on the entropy itself" in page(run_dir, tmp_path, "entropy_bonus", "dapo")
+def test_what_acts_on_the_entropy_itself_is_drawn_beside_the_push(run_dir, tmp_path):
+    """A bonus of coefficient c pulls every token's entropy by c; a method without one has a pull of 0."""
+    text = page(run_dir, tmp_path, "entropy_bonus", "dapo")
+    assert text.count("<figure") == 5
+    bonus = method_chain("entropy_bonus").links[-1].arguments["coefficient"]
+    assert f"Pull on the entropy. entropy_bonus: {bonus:.3g} to {bonus:.3g}; dapo: 0 to 0." in text
+    assert "pulls on no entropy" not in text
+    assert "Pull on the entropy" not in page(run_dir, tmp_path, "dapo")
+    text = page(run_dir, tmp_path, "targeted_entropy")
+    assert "Pull on the entropy" in text
+
+
+def test_a_term_that_is_idle_in_the_first_update_is_named(run_dir, tmp_path):
+    chains = {"anchor": method_chain("siren", nucleus=False)}
+    text = plot_methods(chains, run_dir, tmp_path / "page.html").read_text("utf-8")
+    assert "anchor has a term of its own that pulls on no entropy in a first update." in text
+    assert "Pull on the entropy" not in text
 
 
 def test_a_need_that_is_not_recorded_is_named(run_dir, tmp_path):
@@ -91,7 +110,7 @@ def test_the_answer_that_is_drawn_is_the_one_that_differs_most():
     def pushed(rows):
         rollouts = rollouts_of(len(rows))
         found = push(method_chain("dapo"), rollouts)
-        return rollouts, type(found)(credit=found.credit, push_BT=torch.tensor(rows).double())
+        return rollouts, dataclasses.replace(found, push_BT=torch.tensor(rows).double())
 
     def rollouts_of(count):
         from core_batches import rollouts_of as make

@@ -33,7 +33,15 @@ DOTS = 1500
 Floats = NDArray[np.float64]
 
 
-def plot_methods(chains: Mapping[str, Chain], run_dir: Path, out: Path, *, step: int | None = None) -> Path:
+def plot_methods(
+    chains: Mapping[str, Chain],
+    run_dir: Path,
+    out: Path,
+    *,
+    step: int | None = None,
+    model: str | None = None,
+    reference: str | None = None,
+) -> Path:
     """Write one HTML page with the credit that methods give to a recorded rollout batch.
 
     Args:
@@ -41,6 +49,8 @@ def plot_methods(chains: Mapping[str, Chain], run_dir: Path, out: Path, *, step:
         run_dir: a run directory with rollouts.
         out: where to write the page.
         step: which step's rollouts; None takes the last.
+        model: the model that wrote the answers, which gives what is not recorded: hidden states, nuclei, steps, …
+        reference: the model whose log-probs a KL term pulls towards.
 
     Returns:
         The path written.
@@ -49,23 +59,34 @@ def plot_methods(chains: Mapping[str, Chain], run_dir: Path, out: Path, *, step:
         InputError: the run holds no such rollouts, a method needs what they do not hold, or the page cannot be
             written.
     """
+    from forkpoint.analyze.completed import check_plotted, completed_by
     from forkpoint.analyze.recorded import rollouts_of_table
 
     run = read_run(run_dir)
     path = _file_of(run.rollout_files, run_dir, step)
     table = read_rollouts(path)
     recipe = run.recipe.get("recipe")
-    decode = recipe.get("decode") if isinstance(recipe, dict) else None
+    recipe = recipe if isinstance(recipe, dict) else {}
+    decode = recipe.get("decode")
     longest = decode.get("max_tokens") if isinstance(decode, dict) else None
     rollouts = rollouts_of_table(table, max_tokens=longest if isinstance(longest, int) else None)
+    for label, chain in chains.items():
+        check_plotted(label, chain, rollouts, recipe, model=model is not None, reference=reference is not None)
+    said: list[str] = []
+    if model is not None or reference is not None:
+        needs = frozenset[str]().union(*(chain.needs for chain in chains.values()))
+        rollouts, said = completed_by(model, rollouts, needs, recipe, reference=reference)
     pushed = {label: push(chain, rollouts) for label, chain in chains.items()}
     flat = {label: found.push_BT[rollouts.mask_BT].numpy() for label, found in pushed.items()}
     entropy_N = rollouts.entropy_BT[rollouts.mask_BT].numpy()
-    regularised = [label for label, chain in chains.items() if _pulls_on_entropy(chain, pushed[label])]
+    pulled = {label: found.pull_BT[rollouts.mask_BT].numpy() for label, found in pushed.items()}
+    pulling = [label for label, values in pulled.items() if values.any()]
+    idle = [label for label, chain in chains.items() if label not in pulling and _has_term(chain, pushed[label])]
     notes = [
         "Push is the first update's: the current policy is the one that sampled the answers, and running thresholds "
         "and schedules are at their beginning.",
-        *(f"{label} also pulls on the entropy itself, which is not shown." for label in regularised),
+        *said,
+        *(f"{label} has a term of its own that pulls on no entropy in a first update." for label in idle),
     ]
     place = _answer_drawn(rollouts, list(pushed.values()))
     return write_analysis(
@@ -78,6 +99,7 @@ def plot_methods(chains: Mapping[str, Chain], run_dir: Path, out: Path, *, step:
         },
         panels=[
             _by_bin(flat, entropy_N, "entropy"), _by_bin(flat, _places(rollouts), "position"),
+            *([_by_bin(pulled, entropy_N, "pull")] if pulling else []),
             _along(pushed, rollouts, place), *([_against(flat)] if len(flat) == 2 else []),
         ],
         facts=_facts(flat, entropy_N),
@@ -95,7 +117,7 @@ def _file_of(files: Sequence[Path], run_dir: Path, step: int | None) -> Path:
     return files[-1] if step is None else found[step]
 
 
-def _pulls_on_entropy(chain: Chain, found: Pushed) -> bool:
+def _has_term(chain: Chain, found: Pushed) -> bool:
     return bool(chain.regularisers or found.credit.entropy_terms)
 
 
@@ -124,11 +146,15 @@ def _facts(flat: Mapping[str, Floats], entropy_N: Floats) -> list[Fact]:
         one, two = flat.values()
         both = (one != 0) & (two != 0)
         opposed = np.mean(np.sign(one[both]) != np.sign(two[both])) if both.any() else 0.0
+        sizes = [float(np.abs(values).sum()) for values in (one, two)]
+        names = list(flat)
+        harder = f"; {names[1]} pushes {sizes[1] / sizes[0]:.3g} times as hard as {names[0]}" if sizes[0] else ""
         facts.append(
             Fact(
                 label="Learn in both",
                 before=f"{np.mean(both) if both.size else 0.0:.1%}",
-                detail=f"of them {opposed:.1%} in opposite directions; cosine of the pushes {_cosine(one, two):.3f}",
+                detail=f"of them {opposed:.1%} in opposite directions; cosine of the pushes {_cosine(one, two):.3f}"
+                f"{harder}",
             )
         )
     return facts
@@ -140,28 +166,37 @@ def _cosine(one: Floats, two: Floats) -> float:
 
 
 def _by_bin(flat: Mapping[str, Floats], by_N: Floats, what: str) -> Panel:
-    """Return the mean |push| over tenths of the tokens, by entropy or by position."""
-    titles = {"entropy": "Push by entropy", "position": "Push by position"}
-    ends = {"entropy": "tokens by entropy, lowest tenth to highest", "position": "tenth of the answer"}
-    tenths = {"entropy": "tenth of the tokens, ordered by entropy", "position": "tenth of the answers"}
-    caption = (
-        f"Mean magnitude of the push in every {tenths[what]}. The push is -N ∂L/∂log π of the first update, N the "
-        "number of tokens: DAPO pushes every token by its advantage."
+    """Return the mean over tenths of the tokens: of |push| by entropy or by position, or of the pull by entropy."""
+    titles = {"entropy": "Push by entropy", "position": "Push by position", "pull": "Pull on the entropy"}
+    by_entropy = "tokens by entropy, lowest tenth to highest"
+    ends = {"entropy": by_entropy, "position": "tenth of the answer", "pull": by_entropy}
+    by_push = (
+        "It is -N ∂L/∂log π of the first update, N the number of tokens: DAPO pushes every token by its advantage."
     )
+    captions = {
+        "entropy": f"Mean magnitude of the push in every tenth of the tokens, ordered by entropy. {by_push}",
+        "position": f"Mean magnitude of the push in every tenth of the answers. {by_push}",
+        "pull": "Mean pull in every tenth of the tokens, ordered by entropy: -N ∂L/∂H, what acts on the entropy itself "
+        "and not through the sampled token. Above 0 it raises entropy.",
+    }
     if not by_N.size:
-        return Panel(title=titles[what], caption=caption, absent="The batch holds no tokens.")
+        return Panel(title=titles[what], caption=captions[what], absent="The batch holds no tokens.")
     figure, (axes,) = drawing.panels()
     order = np.argsort(by_N, kind="stable")
     words = []
     for series, (label, values) in enumerate(flat.items()):
-        means = [float(np.abs(values[part]).mean()) if part.size else np.nan for part in np.array_split(order, BINS)]
+        sized = values if what == "pull" else np.abs(values)
+        means = [float(sized[part].mean()) if part.size else np.nan for part in np.array_split(order, BINS)]
         drawing.line(axes, np.arange(1, BINS + 1), means, series, label)
         words.append(f"{label}: {means[0]:.3g} to {means[-1]:.3g}")
-    axes.set_ylim(bottom=0)
-    drawing.finish(axes, ends[what], "mean |push|")
+    if what == "pull":
+        axes.axhline(0, color=drawing.MUTED, linewidth=0.8)
+    else:
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    drawing.finish(axes, ends[what], "mean pull" if what == "pull" else "mean |push|")
     drawing.legend(figure, axes, 2)
     return Panel(
-        title=titles[what], caption=caption,
+        title=titles[what], caption=captions[what],
         svg=drawing.to_svg(figure, f"push-{what}", f"{titles[what]}. {'; '.join(words)}."),
     )  # fmt: skip
 
@@ -205,8 +240,9 @@ def _against(flat: Mapping[str, Floats]) -> Panel:
     axes.plot(one[keep], two[keep], linestyle="none", marker=".", markersize=3, alpha=0.35, color=drawing.BLUE)
     axes.axhline(0, color=drawing.MUTED, linewidth=0.8)
     axes.axvline(0, color=drawing.MUTED, linewidth=0.8)
+    axes.axline((0, 0), slope=1, color=drawing.MUTED, linewidth=0.8, linestyle=":")
     drawing.finish(axes, f"push of {name}", f"push of {other}")
-    caption = "Every dot is a token; those on the diagonal are pushed alike."
+    caption = "Every dot is a token; those on the dotted diagonal are pushed alike."
     label = f"Push of {name} against {other}, cosine {_cosine(one, two):.3f}."
     return Panel(title="Token by token", caption=caption, svg=drawing.to_svg(figure, "push-against", label))
 
