@@ -9,7 +9,8 @@ certain, and those must never be judged right.
 
 Counted: exceptions (there must be none), verdicts by kind, answers changed in value and judged right (there must be
 none), seconds from the question to the verdict: median, 99 %, worst. The worst must stay below the deadline plus one
-second; the start of a replaced worker process is inside it.
+second; the start of a replaced worker process is inside it. Of a later one the processor seconds of this process are
+listed as well, which tell a slow verifier from a busy machine.
 """
 
 from __future__ import annotations
@@ -78,6 +79,15 @@ def answers(count: int, seed: int) -> Iterator[tuple[str, str, bool]]:
         yield mutated(rng)
 
 
+def shown(answer: str) -> str:
+    """Return an answer for a listing: repetitions of repetitions reach 67 million characters.
+
+    >>> shown("1" * 300)[-18:]
+    "' (300 characters)"
+    """
+    return repr(answer) if len(answer) <= 200 else f"{answer[:200]!r} ({len(answer)} characters)"
+
+
 def _insert(text: str, rng: random.Random) -> str:
     place = rng.randrange(len(text) + 1)
     return text[:place] + rng.choice(PIECES) + text[place:]
@@ -124,23 +134,23 @@ def main() -> None:
     raised: list[str] = []
     fooled: list[tuple[str, str]] = []
     seconds: list[float] = []
-    late: list[tuple[float, str, str]] = []
+    late: list[tuple[float, float, str, str]] = []
     with math_judge(deadline=given.deadline) as judge:
         # Two answers at once start both worker processes before the clock runs.
         judge([Prompt(id="", text="", answer="x+1")] * 2, [r"\boxed{1+x}", r"\boxed{2+x}"])
         for gold, answer, changed in answers(given.answers, given.seed):
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             try:
                 (found,) = judge([Prompt(id="", text="", answer=gold)], [f"\\boxed{{{answer}}}"])
             except Exception as error:
-                raised.append(f"{type(error).__name__} on {gold!r} and {answer!r}")
+                raised.append(f"{type(error).__name__} on {gold!r} and {shown(answer)}")
                 continue
             seconds.append(time.perf_counter() - start)
             verdicts[found.verdict.value] += 1
             if changed and found.verdict.value == "right":
-                fooled.append((gold, answer))
+                fooled.append((gold, shown(answer)))
             if seconds[-1] > given.deadline + 1:
-                late.append((seconds[-1], gold, answer))
+                late.append((seconds[-1], time.process_time() - busy, gold, shown(answer)))
     ordered = sorted(seconds)
     median, most, worst = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.99, 1.0))
     where = benchtables.surroundings(threads=1, packages=("math-verify", "sympy"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -72,6 +73,46 @@ def test_a_model_folder_and_selection_from_its_answers(folder):
     assert json.loads(area.stdout)["dropped"] == {"entropy area not known": 2, "not answered": 1}
 
 
+def write(name, *rows):
+    Path(name).write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+RECORDED = ("eval", "--completions", "r.jsonl", "--answer", "a", "--completion", "c")
+
+
+def test_recorded_completions_in_words(folder):
+    rows = [{"i": 1, "a": "1", "c": [r"\boxed{1}"] * 3}, {"i": "\x1b[31m2", "a": r"\frac{1}{", "c": [r"\boxed{2}", ""]}]
+    write("r.jsonl", *rows)
+    done = run(*RECORDED, "--id", "i")
+    assert done.exit_code == 0, done.output
+    assert "completions  5 (3 right, 0 wrong, 2 unjudged)" in done.stdout
+    assert "accuracy     100.00 %\n" in done.stdout, "one problem has no interval"
+    assert "[31m2 (line 2): " in done.stdout
+    assert "note: Problems have from 2 to 3 completions" in done.stdout
+    assert "\x1b" not in done.stdout
+    write("r.jsonl", {"a": "", "c": r"\boxed{1}"})
+    assert "accuracy     not known: nothing was judged" in run(*RECORDED).stdout
+    assert json.loads(run(*RECORDED, "--json").stdout)["accuracy"] is None
+    write("r.jsonl", {"a": "B", "c": r"\boxed{(B)}"})
+    assert "1 right" in run(*RECORDED, "--verifier", "choice", "--out", "g.parquet").stdout
+
+
+def test_an_interrupted_grading_is_continued(folder, monkeypatch):
+    from forkpoint.evaluate import grade
+
+    monkeypatch.setattr(grade, "CHUNK", 1)
+    monkeypatch.setattr(grade, "PART", 2)
+    write("r.jsonl", *({"a": "1", "c": r"\boxed{1}"} for _ in range(5)), "{oops")
+    out = ("--out", "g.parquet")
+    assert "line 6: not valid JSON" in run(*RECORDED, *out).stderr
+    write("r.jsonl", *({"a": "1", "c": r"\boxed{1}"} for _ in range(5)), {"a": "1", "c": "2"})
+    assert "other conditions (id: None against a)" in run(*RECORDED, *out, "--id", "a").stderr
+    done = run(*RECORDED, *out)
+    assert "5 completions were graded by an earlier call" in done.stdout
+    assert "(5 right, 1 wrong, 0 unjudged)" in done.stdout
+    assert "earlier call" not in run(*RECORDED, *out, "--fresh").stdout
+
+
 def test_merging(folder):
     for seed, name in enumerate(("one", "two")):
         tiny.save(folder / name, seed=seed)
@@ -110,12 +151,33 @@ def test_the_list_of_benchmarks():
         (["eval", "m", "--data", "mine.jsonl", "--model", "x"], "--model names a model of a server"),
         (["eval", "http://localhost:1/v1", "--data", "mine.jsonl", "--api", "x", "--model", "m"], "--api 'x' is none"),
         (["eval", "http://localhost:1/v1", "--data", "mine.jsonl"], "cannot be reached"),
+        (["eval", "http://localhost:1/v1", "--data", "mine.jsonl", "--engine", "vllm"], "is a server: leave it out"),
+        (["eval", "m", "--data", "mine.jsonl", "--engine", "sglang"], "--engine 'sglang' is none of embedded, vllm"),
+        (["eval", "r.toml", "--engine", "vllm"], "give decode.engine=vllm in place of --engine"),
+        (["eval", "m", "--data", "mine.jsonl", "--slots", "0"], "--slots 0 decodes nothing"),
+        (["eval", "m", "--data", "mine.jsonl", "--dtype", "int4"], "--dtype 'int4' is none of auto"),
+        (["eval", "m", "--data", "mine.jsonl", "--verifier", "lean"], "no executable 'lean' on PATH"),
+        ([*RECORDED, "--verifier", "lean"], "no executable 'lean' on PATH"),
+        ([*RECORDED, "--verifier", "mth"], "unknown verifier 'mth': did you mean 'math'"),
+        ([*RECORDED, "--samples", "2"], "--samples changes nothing about recorded completions"),
+        ([*RECORDED, "--data", "mine.jsonl"], "--data changes nothing about recorded completions"),
+        (["eval", "m", "--data", "mine.jsonl", "--completion", "c"], "--completion names a field of a file given"),
+        (
+            ["eval", "m", "--benchmark", "bad.toml", "--data", "mine.jsonl"],
+            "deadline = 'soon' of verifier 'math' is of",
+        ),
+        (["eval", "m", "--data", "noid.jsonl", "--id", "id"], "noid.jsonl line 2, field 'id' is empty"),
         (["select", "mine.jsonl", "--answers", "mine.jsonl", "--out", "o.jsonl", "--top", "1"], "takes areas"),
         (["select", "mine.jsonl", "--answers", "none", "--out", "o.jsonl", "--mixed"], "there is no none"),
         (["merge", "one", "--base", "two", "--out", "three"], "there is no checkpoint folder one"),
     ],
 )
-def test_mistakes_end_in_one_sentence(arguments, said):
+def test_mistakes_end_in_one_sentence(arguments, said, monkeypatch):
+    write("noid.jsonl", PROBLEMS[0], {**PROBLEMS[1], "id": ""})
+    Path("bad.toml").write_text(
+        'title = "x"\nlicence = "y"\n[[layout]]\nanswer = "answer"\n[verifier]\nname = "math"\ndeadline = "soon"\n'
+    )
+    monkeypatch.setattr("shutil.which", lambda name: None)
     done = run(*arguments)
     assert done.exit_code in (2, 3)
     assert done.stdout == ""

@@ -1,21 +1,19 @@
-"""`forkpoint eval`, `select` and `merge`: arguments to the library, results to lines."""
+"""`forkpoint eval`: arguments to the library, results to lines."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from forkpoint.cli_eval_text import bar, benchmarks_text, result_text, slug
 from forkpoint.cli_text import accuracy_text, grade_summary, grade_text, json_text
 from forkpoint.errors import InputError
 
 if TYPE_CHECKING:
     from forkpoint.evaluate.benchmark import Benchmark, Drawing, Problems
-    from forkpoint.evaluate.runner import Result
     from forkpoint.evaluate.sources import Answerer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -36,7 +34,7 @@ def evaluate(
         Path | None, typer.Option("--data", help="A benchmark's file, a folder of them, or any questions and answers.")
     ] = None,
     verifier: Annotated[
-        str | None, typer.Option("--verifier", help="Who judges --data without --benchmark: math, choice, string, ...")
+        str | None, typer.Option("--verifier", help="Who judges --data or --completions: math, choice, string, ...")
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the benchmarks and end.")] = False,
     out: Annotated[
@@ -58,6 +56,9 @@ def evaluate(
     template: Annotated[
         str, typer.Option("--template", rich_help_panel=_HERE, help="auto, none, chat, or text with {question}.")
     ] = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", rich_help_panel=_HERE, help="What decodes: embedded or vllm.")
+    ] = "embedded",
     slots: Annotated[int, typer.Option("--slots", rich_help_panel=_HERE, help="Answers decoded at once.")] = 64,
     dtype: Annotated[str, typer.Option("--dtype", rich_help_panel=_HERE)] = "auto",
     device: Annotated[str, typer.Option("--device", rich_help_panel=_HERE)] = "auto",
@@ -87,8 +88,8 @@ def evaluate(
         str, typer.Option("--extraction", rich_help_panel=_RECORDED, help="Where a completion has its answer.")
     ] = "boxed",
     gold_extraction: Annotated[
-        str, typer.Option("--gold-extraction", rich_help_panel=_RECORDED, help="Where a reference has it.")
-    ] = "auto",
+        str | None, typer.Option("--gold-extraction", rich_help_panel=_RECORDED, help="Where a reference has it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on benchmarks or on a recipe's held-out problems, or grade recorded completions.
@@ -96,6 +97,8 @@ def evaluate(
     forkpoint eval runs/demo --benchmark countdown
 
     forkpoint eval Qwen/Qwen3-0.6B --benchmark aime24 --benchmark math500 --data problems/
+
+    forkpoint eval Qwen/Qwen3-0.6B --benchmark aime24 --engine vllm
 
     forkpoint eval http://localhost:8000/v1 --data mine.jsonl --question question --answer answer
 
@@ -109,7 +112,10 @@ def evaluate(
         rows = described()
         typer.echo(json_text(rows) if as_json else benchmarks_text(rows))
         return
+    given = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     if completions is not None:
+        idle = {"--benchmark": benchmark, "--data": data, "--limit": limit, "--place": place, "--model": model, **given}
+        _idle(idle, "changes nothing about recorded completions")
         if target is not None:
             raise InputError(f"give either {target} or --completions, not both")
         if answer is None or completion is None:
@@ -118,29 +124,31 @@ def evaluate(
 
         graded = grade_file(
             completions, answer=answer, completion=completion, question=question, recorded=recorded, id=id, out=out,
-            extraction=extraction, gold_extraction=gold_extraction,
+            fresh=fresh, extraction=extraction, gold_extraction=gold_extraction, verifier=verifier or "math",
         )  # fmt: skip
         typer.echo(json_text(grade_summary(graded)) if as_json else grade_text(grade_summary(graded)))
         return
+    _idle({"--completion": completion, "--recorded": recorded}, "names a field of a file given with --completions")
     if target is None:
         raise InputError("name a recipe, or a file of recorded answers with --completions, or a model with --benchmark")
     if not benchmark and data is None:
+        if engine != "embedded":
+            raise InputError(f"a recipe says what decodes: give decode.engine={engine} in place of --engine")
         _evaluate_recipe(target, overrides or [], as_json=as_json)
         return
     if overrides:
         raise InputError(f"{overrides[0]!r} changes a recipe, and a benchmark is not one: use the options of `eval`")
-    given = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     planned = _planned(benchmark or [], data, given, question, answer, id, verifier, limit, place)
     answerer = _answerer(
-        target, model=model, api=api, concurrency=concurrency, top_logprobs=top_logprobs,
-        template=template, slots=slots, dtype=dtype, device=device,
+        target, planned, model=model, api=api, concurrency=concurrency, top_logprobs=top_logprobs,
+        template=template, engine=engine, slots=slots, dtype=dtype, device=device,
     )  # fmt: skip
     from forkpoint.evaluate import runner
 
     results = []
     for one, problems, drawing in planned:
         source = answerer(drawing)
-        with _bar(one.name) as progress:
+        with bar(one.name) as progress:
             found = runner.evaluate(
                 source, one, problems, out or Path("evals") / slug(source.name), drawing=drawing, seed=seed,
                 place=place, fresh=fresh, progress=progress,  # type: ignore[arg-type]
@@ -150,149 +158,6 @@ def evaluate(
             typer.echo(result_text(results[-1]))
     if as_json:
         typer.echo(json_text([runner.summary(result) for result in results]))
-
-
-def result_text(result: Result) -> str:
-    """Return one evaluation as lines."""
-    from forkpoint.analyze.text import visible
-
-    found = result.metrics.estimates
-    powers = {f"{name}@{1 << e}" for name in ("pass", "maj") for e in range(20)} | {f"maj@{result.metrics.answers[0]}"}
-    lines = [f"{result.title}  {result.spec.problems} problems, {result.answers} answers of {result.model}"]
-    for name, one in found.items():
-        if name.partition("@")[0] in ("pass", "maj") and name not in powers:
-            continue
-        scale, unit = (1, "") if name.startswith(("length", "entropy", "answer entropy")) else (100, " %")
-        span = f"  ({scale * one.low:.4g} to {scale * one.high:.4g})" if one.low == one.low else ""
-        lines.append(f"  {name:<16} {scale * one.value:.4g}{unit}{span}")
-    for name, why in result.unreadable[:10]:
-        lines.append(f"  not judged       problem {name}: {why}")
-    if len(result.unreadable) > 10:
-        lines.append(f"  not judged       … and {len(result.unreadable) - 10} more, listed in summary.json")
-    lines += [f"  note: {note}" for note in result.notes]
-    return visible("\n".join([*lines, f"  written to {result.table}"]))
-
-
-def benchmarks_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the benchmarks as a table."""
-    width = max(len(row["name"]) for row in rows)
-    return "\n".join(
-        f"{row['name']:<{width}}  {row['rows']:>5} x {row['samples']:<3} {row['verifier']:<12} {row['title']} "
-        f"({row['source']}; {row['licence']})"
-        for row in rows
-    )
-
-
-def slug(name: str) -> str:
-    """Return a folder name for a model.
-
-    >>> slug("runs/demo/checkpoints/step-00010"), slug("Qwen/Qwen3-0.6B"), slug("models/countdown/")
-    ('demo-step-00010', 'Qwen3-0.6B', 'countdown')
-    """
-    parts = [part for part in Path(name).parts if part != "checkpoints"]
-    own = parts[-2:] if parts and re.fullmatch(r"step-\d+", parts[-1]) else parts[-1:]
-    return re.sub(r"[^\w.-]+", "-", "-".join(own)) or "model"
-
-
-def select(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Problems: a file, a folder of splits, a hub data set.")],
-    answers: Annotated[
-        Path, typer.Option("--answers", help="Graded answers or a trace: what the problems are judged by.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Rows that are kept: .jsonl, or .parquet of parquet.")],
-    id: Annotated[str | None, typer.Option("--id", help="Field that names a problem.")] = None,
-    split: Annotated[str | None, typer.Option("--split")] = None,
-    config: Annotated[str | None, typer.Option("--config", help="Of a hub data set.")] = None,
-    part: Annotated[str, typer.Option("--part", help="Of a run: rollouts or evals.")] = "rollouts",
-    min_pass: Annotated[float | None, typer.Option("--min-pass", help="Share of right answers.")] = None,
-    max_pass: Annotated[float | None, typer.Option("--max-pass")] = None,
-    mixed: Annotated[bool, typer.Option("--mixed", help="Only with right and wrong answers.")] = False,
-    min_length: Annotated[float | None, typer.Option("--min-length", help="Mean tokens of an answer.")] = None,
-    max_length: Annotated[float | None, typer.Option("--max-length")] = None,
-    min_area: Annotated[float | None, typer.Option("--min-area", help="Entropy area score, bits.")] = None,
-    max_area: Annotated[float | None, typer.Option("--max-area")] = None,
-    top: Annotated[int | None, typer.Option("--top", help="Keep this many.")] = None,
-    by: Annotated[str, typer.Option("--by", help="What --top orders by: area, pass, length.")] = "area",
-    lowest: Annotated[bool, typer.Option("--lowest", help="Keep the lowest, not the highest.")] = False,
-    area_model: Annotated[
-        str | None, typer.Option("--area-model", help="Model to be trained: computes entropy areas.")
-    ] = None,
-    areas: Annotated[Path | None, typer.Option("--areas", help="Manifest with entropy areas from before.")] = None,
-    stride: Annotated[int, typer.Option("--stride", help="Positions between two forced answers.")] = 1,
-    template: Annotated[str, typer.Option("--template", help="How problems are put to --area-model.")] = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Select training problems by pass rate, length and entropy area, with a manifest that says why.
-
-    forkpoint select train.jsonl --answers evals/base/train/answers --out kept.jsonl --mixed
-
-    forkpoint select train.jsonl --answers runs/demo --out kept.jsonl --area-model models/base --top 5000
-    """
-    from forkpoint.analyze.traces.sources import open_traces
-    from forkpoint.selection.choose import Criteria
-    from forkpoint.selection.problems import area_of
-    from forkpoint.selection.select import read_areas
-    from forkpoint.selection.select import select as select_rows
-
-    criteria = Criteria(
-        min_pass=min_pass, max_pass=max_pass, mixed=mixed, min_length=min_length, max_length=max_length,
-        min_area=min_area, max_area=max_area, top=top, by=by, lowest=lowest,  # type: ignore[arg-type]
-    )  # fmt: skip
-    if criteria.needs("area") and area_model is None and areas is None:
-        raise InputError(
-            "selecting by entropy area takes areas: --area-model computes them, --areas reads them from a manifest; "
-            "to select without them give bounds, or --top with --by pass or --by length"
-        )
-    area = None
-    if area_model is not None:
-        from forkpoint.model import load_model, pick_device
-        from forkpoint.tasks.prompts import load_tokenizer
-        from forkpoint.train.locate import model_path
-
-        path = model_path(area_model)
-        area = area_of(
-            load_model(path, dtype="auto", device=pick_device("auto")), load_tokenizer(path), template=template,
-            stride=stride,
-        )  # fmt: skip
-    summary = select_rows(
-        data, out, open_traces(answers, part=part), criteria,  # type: ignore[arg-type]
-        id=id, split=split, config=config, area=area, areas=read_areas(areas) if areas is not None else None,
-    )  # fmt: skip
-    if as_json:
-        typer.echo(json_text(summary))
-        return
-    typer.echo(f"kept {summary['kept']} of {summary['rows']} rows: {out}")
-    for reason, count in summary["dropped"].items():
-        typer.echo(f"  {count} dropped: {reason}")
-    typer.echo(f"why, row by row: {out.with_name(out.stem + '.manifest.jsonl')}")
-
-
-def merge(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders or runs whose changes to take.")],
-    base: Annotated[str, typer.Option("--base", help="The checkpoint they are taken into; it may be a MODEL.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    seed: Annotated[int, typer.Option("--seed", help="Of the samples that give thresholds of large tensors.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Merge checkpoints: the important changes of one are taken over into the other, tensor by tensor.
-
-    forkpoint merge runs/math runs/code --base runs/code --out merged
-    """
-    from forkpoint.merge.checkpoints import merge as merge_checkpoints
-
-    with _bar("tensors") as progress:
-        report = merge_checkpoints(models, base, out, seed=seed, progress=progress)
-    if as_json:
-        typer.echo(json_text(report))
-        return
-    fused = [row["from"] for row in report["tensors"].values() if "from" in row]
-    total = sum(map(sum, fused)) or 1
-    for number, one in enumerate(report["checkpoints"]):
-        share = sum(row[number] for row in fused) / total
-        typer.echo(f"{100 * share:6.2f} % of the weights from {one['path']}")
-        for name, values in one["config_differences"].items():
-            typer.echo(f"  its {name} is {values[1]!r}, the base's {values[0]!r} is kept")
-    typer.echo(f"written to {out}")
 
 
 def _planned(
@@ -333,14 +198,24 @@ def _planned(
     return planned
 
 
+def _idle(options: Mapping[str, Any], why: str) -> None:
+    """Refuse an option that would change nothing."""
+    for name, value in options.items():
+        if value is not None:
+            option = name if name.startswith("--") else "--" + name.replace("_", "-")
+            raise InputError(f"{option} {why}: leave it out")
+
+
 def _answerer(
     target: str,
+    planned: Sequence[tuple[Benchmark, Problems, Drawing]],
     *,
     model: str | None,
     api: str,
     concurrency: int,
     top_logprobs: int,
     template: str,
+    engine: str,
     slots: int,
     dtype: str,
     device: str,
@@ -348,10 +223,19 @@ def _answerer(
     from forkpoint.evaluate.endpoint import EndpointSettings, is_url, open_endpoint
     from forkpoint.evaluate.sources import LocalSettings, open_local
 
+    if engine not in ("embedded", "vllm"):
+        raise InputError(f"--engine {engine!r} is none of embedded, vllm")
     if not is_url(target):
         if model is not None:
             raise InputError(f"--model names a model of a server, and {target} is none: leave it out")
-        return open_local(target, LocalSettings(template=template, slots=slots, dtype=dtype, device=device))
+        local = LocalSettings(template=template, slots=slots, dtype=dtype, device=device)
+        if engine == "embedded":
+            return open_local(target, local)
+        from forkpoint.evaluate.with_vllm import open_with_vllm
+
+        return open_with_vllm(target, [(problems.prompts, drawing) for _, problems, drawing in planned], local)
+    if engine != "embedded":
+        raise InputError(f"--engine says what decodes a model here, and {target} is a server: leave it out")
     if api not in ("chat", "completions"):
         raise InputError(f"--api {api!r} is none of chat, completions")
     settings = EndpointSettings(
@@ -373,15 +257,3 @@ def _evaluate_recipe(target: str, overrides: Sequence[str], *, as_json: bool) ->
 
     metrics = evaluate_model(load_recipe(target, overrides)).metrics()
     typer.echo(json_text(metrics) if as_json else accuracy_text(metrics))
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows (finished, total) on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda finished, total: bar.update(task, completed=finished, total=total)

@@ -182,6 +182,27 @@ def test_models_of_the_server():
         open_endpoint(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://", "names no host"),
+        ("http://[bad/v1", "is no URL"),
+        ("http://localhost:99999/v1", "is no URL"),
+        ("http://me:secret@localhost/v1", "a URL of localhost with a name and password in it"),
+    ],
+)
+def test_addresses_are_checked(url, said):
+    with pytest.raises(InputError, match=said) as error:
+        open_endpoint(url)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [{"concurrency": 0}, {"attempts": 0}, {"top_logprobs": -1}, {"top_logprobs": 21}])
+def test_settings_are_checked(settings):
+    with pytest.raises(InputError, match=r"at least 1 request|0 to 20 likely tokens"):
+        EndpointSettings(**settings)
+
+
 def test_log_probs_of_a_chat_give_lower_bounds():
     half = math.log(0.5)
     both = [{"token": "a", "logprob": half}, {"token": "b", "logprob": half}]

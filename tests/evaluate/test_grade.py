@@ -7,12 +7,15 @@ import math
 import weakref
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from forkpoint.errors import InputError
-from forkpoint.evaluate import grade
-from forkpoint.evaluate.grade import grade_file, read_recorded
+from forkpoint.evaluate import grade, grade_report
+from forkpoint.evaluate import recorded as reading
+from forkpoint.evaluate.grade import grade_file
 from forkpoint.evaluate.passk import mean_pass_at_k
+from forkpoint.evaluate.recorded import read_recorded
 from forkpoint.rollouts import Judgement, Verdict
 from forkpoint.verify.verifiers import make_verifier
 
@@ -101,6 +104,19 @@ def test_any_judge_and_nested_lists(tmp_path):
     assert math.isnan(report.accuracy.error)
 
 
+def test_a_verifier_by_name_reads_the_row(tmp_path):
+    row = {"answer_type": "Numerical", "error": "0.1", "a": "2", "out": {"text": [r"\boxed{2.05}", r"\boxed{2.3}"]}}
+    path = write(tmp_path / "a.jsonl", row)
+    report = grade_file(path, answer="a", completion="out.text", verifier="olympiad")
+    assert [verdict.value for verdict in report.verdicts[0]] == ["right", "wrong"]
+    (read,) = read_recorded(path, answer="a", completion="out.text")
+    assert "out" not in read.meta, "completions are held once"
+    # One that has no extraction is given none.
+    assert sum(grade_file(path, answer="a", completion="out.text", verifier="countdown").counts.values()) == 2
+    with pytest.raises(InputError, match="unknown verifier 'chioce': did you mean 'choice'"):
+        grade_file(path, answer="a", completion="out.text", verifier="chioce")
+
+
 def test_chunks_and_the_bounded_list_change_nothing(tmp_path, monkeypatch):
     path = write(
         tmp_path / "a.jsonl",
@@ -108,7 +124,7 @@ def test_chunks_and_the_bounded_list_change_nothing(tmp_path, monkeypatch):
     )
     whole = grade_file(path, answer="a", completion="c", recorded="ok")
     monkeypatch.setattr(grade, "CHUNK", 2)
-    monkeypatch.setattr(grade, "LISTED", 3)
+    monkeypatch.setattr(grade_report, "LISTED", 3)
     chunked = grade_file(path, answer="a", completion="c", recorded="ok")
     assert (chunked.verdicts, chunked.agreed, chunked.compared) == (whole.verdicts, 7, 14)
     assert len(whole.disagreements) == 7
@@ -175,7 +191,7 @@ def test_completions_are_not_held(tmp_path, monkeypatch):
     """100,000 completions take as long as they take; what is held at a time does not depend on how many there are."""
     path = write(tmp_path / "a.jsonl", *({"a": "1", "c": [rf"\boxed{{{n % 2}}}"] * 5} for n in range(1000)))
     monkeypatch.setattr(grade, "CHUNK", 10)
-    alive, most, plain = [], [], grade.Recorded
+    alive, most, plain = [], [], reading.Recorded
 
     def watched(**fields):
         row = plain(**fields)
@@ -183,7 +199,7 @@ def test_completions_are_not_held(tmp_path, monkeypatch):
         most.append(sum(one() is not None for one in alive[-60:]))
         return row
 
-    monkeypatch.setattr(grade, "Recorded", watched)
+    monkeypatch.setattr(reading, "Recorded", watched)
     report = grade_file(path, answer="a", completion="c", judge=make_verifier("exact"))
     assert report.counts == {Verdict.RIGHT: 2500, Verdict.WRONG: 2500, Verdict.UNJUDGED: 0}
     assert len(most) == 1000
@@ -206,4 +222,46 @@ def test_what_completions_are_worth_can_be_kept_and_compared(tmp_path):
         grade_file(path, answer="a", completion="c", out=tmp_path / "graded.jsonl")
     with pytest.raises(InputError, match="line 1: no field 'idd'"):
         grade_file(path, answer="a", completion="c", id="idd", out=tmp_path / "other.parquet")
-    assert not (tmp_path / "other.parquet").exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl", "graded.parquet", "lines.parquet"]
+
+
+def test_lines_with_the_same_id_are_one_problem(tmp_path, monkeypatch):
+    monkeypatch.setattr(grade, "CHUNK", 2)
+    rows = [("x", "1", r"\boxed{1}"), ("y", "2", "no"), ("x", "1", "none"), ("y", "2", r"\boxed{2}"), ("x", "1", "")]
+    rows = [{"id": name, "a": gold, "c": text, "ok": False} for name, gold, text in rows]
+    out = tmp_path / "g.parquet"
+    report = grade_file(write(tmp_path / "a.jsonl", *rows), answer="a", completion="c", id="id", recorded="ok", out=out)
+    assert [[v.value for v in row] for row in report.verdicts] == [["right", "wrong", "wrong"], ["wrong", "right"]]
+    assert report.lines == (1, 2)
+    assert report.accuracy.value == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert [(one.line, one.sample) for one in report.disagreements] == [(1, 0), (4, 1)]
+    assert report.recorded == ((False,) * 3, (False,) * 2)
+    table = pq.read_table(out).to_pydict()
+    assert list(zip(table["problem_id"], table["sample"], strict=True)) == [
+        ("x", 0), ("y", 0), ("x", 1), ("y", 1), ("x", 2),
+    ]  # fmt: skip
+    assert report.notes == ("Problems have from 2 to 3 completions; they weigh the same, and pass@k ends at k = 2.",)
+    path = write(tmp_path / "b.jsonl", *rows, {**rows[0], "a": "3"})
+    said = "line 6: the id 'x' is that of line 1, which has another reference"
+    with pytest.raises(InputError, match=said):
+        grade_file(path, answer="a", completion="c", id="id")
+    with pytest.raises(InputError, match="line 2: field 'id' is empty"):
+        grade_file(write(tmp_path / "c.jsonl", rows[0], {**rows[0], "id": " "}), answer="a", completion="c", id="id")
+
+
+def test_problems_that_cannot_be_judged_are_named(tmp_path):
+    rows = [{"a": gold, "c": [r"\boxed{1}", ""]} for gold in ("1", "", r"\boxed{}", r"1 + \frac{")]
+    report = grade_file(write(tmp_path / "a.jsonl", *rows), answer="a", completion="c")
+    assert report.counts == {Verdict.RIGHT: 1, Verdict.WRONG: 1, Verdict.UNJUDGED: 6}
+    assert [(line, name) for line, name, _ in report.unjudged] == [(2, "2"), (3, "3"), (4, "4")]
+    assert {why for _, _, why in report.unjudged[:2]} == {"no reference answer"}
+    assert report.accuracy.problems == 1
+    # With no answer at all there is nothing to compare, and a reference that could be read makes it wrong.
+    rows = [{"a": gold, "c": text} for gold in ("x+1", r"1 + \frac{") for text in ("", r"\boxed{}")]
+    report = grade_file(write(tmp_path / "b.jsonl", *rows), answer="a", completion="c")
+    assert [row[0].value for row in report.verdicts] == ["wrong", "wrong", "unjudged", "unjudged"]
+    assert [name for _, name, _ in report.unjudged] == ["3", "4"]
+    # The reference word for word is right, read or not.
+    same = {"a": r"1, \ldots, 9", "c": [r"\boxed{1, \ldots, 9}", r"\boxed{1}"]}
+    report = grade_file(write(tmp_path / "c.jsonl", same), answer="a", completion="c")
+    assert [verdict.value for verdict in report.verdicts[0]] == ["right", "unjudged"]

@@ -6,7 +6,7 @@ import pytest
 
 from forkpoint.errors import InputError
 from forkpoint.evaluate.benchmark import Benchmark, Verifying, load_benchmark
-from forkpoint.evaluate.judges import close, equality, extraction, make_judge, unreadable
+from forkpoint.evaluate.judges import close, equality, extraction, make_judge, surroundings, unreadable
 from forkpoint.rollouts import Prompt, Verdict
 
 
@@ -15,9 +15,30 @@ def benchmark(name, **settings):
 
 
 @pytest.mark.parametrize("name", ["humaneval", "mbpp_plus", "cruxeval"])
-def test_programs_are_not_run_without_a_sandbox(name):
-    with pytest.raises(InputError, match=f"benchmark {name} needs the verifier 'code-.*no sandbox"):
-        make_judge(load_benchmark(name), {})
+def test_benchmarks_that_run_programs_have_a_judge_and_say_what_holds_them_back(name):
+    close(make_judge(load_benchmark(name)))
+    assert surroundings(load_benchmark(name)).startswith("sandbox on ")
+    assert surroundings(load_benchmark("aime24")) == ""
+
+
+def test_rows_without_tests_are_named_before_anything_is_sampled():
+    judge = make_judge(load_benchmark("humaneval"))
+    row = {"entry_point": "f", "test": "def check(candidate):\n    pass"}
+    prompts = [Prompt(id="whole", text="", meta=row), Prompt(id="bare", text="", meta={"entry_point": "f"})]
+    assert unreadable(prompts, judge) == [("bare", "no tests: test is missing")]
+    assert judge._pool is None, "nothing was to be run"
+
+
+def test_votes_on_python_values():
+    cruxeval = load_benchmark("cruxeval")
+    with make_judge(cruxeval) as judge:
+        equal = equality(cruxeval, judge)
+        assert equal("[1, 2]", "[1,2]")
+        assert equal("{'a': 1, 'b': 2}", "{'b': 2, 'a': 1}")
+        assert not equal("'a'", "'A'")
+        assert not equal("'1'", "1")
+        assert not equal("(1, 2)", "[1, 2]")
+        assert not equal("1,000", "1000")
 
 
 def test_names_and_settings_that_are_unknown():

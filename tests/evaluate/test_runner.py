@@ -17,6 +17,7 @@ from forkpoint.evaluate.benchmark import Benchmark, Drawing, Layout, Verifying, 
 from forkpoint.evaluate.runner import evaluate
 from forkpoint.evaluate.sources import Answerer, Drawn, LocalSettings, local_answerer
 from forkpoint.evaluate.spec import read_spec
+from forkpoint.verify.verifiers import make_verifier
 
 BENCHMARK = Benchmark(
     name="sums", title="Sums", licence="own", rows=3, layout=(Layout(question="q", answer="a", id="id"),),
@@ -163,6 +164,19 @@ def test_more_samples_go_on_and_other_conditions_are_refused(problems, tmp_path)
         evaluate(scripted(), BENCHMARK, problems, tmp_path / "else")
 
 
+def test_what_changes_no_answer_may_change(problems, tmp_path):
+    def source(**changes):
+        return dataclasses.replace(scripted(**changes), parallelism=f"{len(changes)} at once")
+
+    with pytest.raises(TrainingError):
+        evaluate(source(fail_after=7, error=TrainingError("gone")), BENCHMARK, problems, tmp_path)
+    assert evaluate(source(), BENCHMARK, problems, tmp_path).drawn == 5
+    # Nothing was answered under the conditions that are there.
+    with pytest.raises(InputError):
+        evaluate(scripted(fail_after=0, error=InputError("no")), BENCHMARK, problems, tmp_path / "none")
+    assert evaluate(scripted(), BENCHMARK, problems, tmp_path / "none", seed=1).drawn == 12
+
+
 def test_fresh_moves_an_evaluation_aside(problems, tmp_path):
     for _ in range(3):
         found = evaluate(scripted(), BENCHMARK, problems, tmp_path, fresh=True)
@@ -210,6 +224,14 @@ def test_unreadable_references_are_named_and_not_judged(problems, tmp_path):
     assert found.metrics.unjudged == 4
     assert found.metrics.estimates["avg@4"].value == pytest.approx((0.5 + 0.75) / 2)
     assert any("4 of 12 answers" in note for note in found.notes)
+    # An answer without a box is wrong whatever the reference is, and says nothing of one that cannot be read.
+    prompts = (dataclasses.replace(problems.prompts[0], answer=r"1 + \frac{"), *problems.prompts[1:])
+    changed = dataclasses.replace(problems, prompts=prompts)
+    with make_verifier("math") as judge:
+        found = evaluate(scripted(), BENCHMARK, changed, tmp_path / "other", judge=judge)
+    assert [name for name, _ in found.unreadable] == ["p"]
+    assert found.metrics.unjudged == 4
+    assert found.metrics.estimates["avg@4"].value == pytest.approx((0.75 + 0) / 2)
 
 
 def test_a_model_decoded_here_draws_the_same_however_it_is_interrupted(problems, tmp_path):

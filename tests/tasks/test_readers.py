@@ -1,5 +1,6 @@
 """Readers: every format, every broken file, and the order of training problems."""
 
+import gzip
 import json
 import sys
 import types
@@ -21,7 +22,11 @@ ROWS = [{"question": "1+1?", "answer": "2"}, {"question": "Ünï \\frac{1}{2} {x
 
 
 def write(path, rows):
-    if path.suffix == ".jsonl":
+    if path.suffix == ".gz":
+        plain = write(path.with_suffix(""), rows)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    elif path.suffix == ".jsonl":
         path.write_text("\ufeff" + "\n\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1))
@@ -37,12 +42,26 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz"])
 def test_every_format_reads_the_same(tmp_path, suffix):
     prompts = read_prompts(write(tmp_path / f"set{suffix}", ROWS))
     assert [(p.id, p.text, p.answer) for p in prompts] == [
         ("set/1", "1+1?", "2"), ("set/2", "Ünï \\frac{1}{2} {x}", "3"),
     ]  # fmt: skip
+
+
+def test_packed_files(tmp_path):
+    write(tmp_path / "train.jsonl.gz", ROWS)
+    assert read_prompts(tmp_path)[0].id == "train/1"
+    path = tmp_path / "train.jsonl.gz"
+    whole = path.read_bytes()
+    for data in (whole[:-9], whole[:-8] + bytes(8), b"no gzip"):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"train\.jsonl\.gz is no whole gzip file"):
+            read_prompts(path)
+    (tmp_path / "a.parquet.gz").write_bytes(whole)
+    with pytest.raises(InputError, match="of no kind that can be read"):
+        read_prompts(tmp_path / "a.parquet.gz")
 
 
 def test_json_with_one_object_a_line_is_read_as_lines(tmp_path):

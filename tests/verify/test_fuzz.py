@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forkpoint.rollouts import Prompt, Verdict
+from forkpoint.verify import exact
 from forkpoint.verify.exact import number
 from forkpoint.verify.math import math_judge
 from forkpoint.verify.rules import KINDS, Rule, exact_leaf, find
@@ -74,6 +75,24 @@ def repeated(piece, rule):
     text = (piece * 1000)[:1000]
     for gold, answer in ((text, "5"), ("5", text), ("5 \\text{ cm}", text)):
         assert find(gold, answer, rule, exact_leaf).verdict in ("right", "wrong", "unjudged", "open")
+
+
+def test_a_text_of_any_length_is_read_from_its_end_alone(monkeypatch):
+    read = []
+
+    class Counting:
+        def finditer(self, text):
+            read.append(len(text))
+            return box.finditer(text)
+
+    box = exact._BOX
+    monkeypatch.setattr(exact, "_BOX", Counting())
+    monkeypatch.setattr(exact, "MAX_READ", 1000)
+    assert exact.last_boxed("{" * 5000 + r"\boxed{7}") == "7"
+    assert exact.last_boxed(r"\boxed{7}" + " " * 1000) is None
+    assert exact.last_boxed(r"\boxed{" + "1" * 1000 + "}") is None
+    assert exact.last_boxed(r"\boxed{7} so \boxed{8}") == "8"
+    assert max(read) == 1000
 
 
 PIECES = st.lists(st.sampled_from(fuzz.PIECES), max_size=12).map("".join)

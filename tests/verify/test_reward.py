@@ -1,10 +1,13 @@
 """Rewards from judgements, and which groups are useful."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from forkpoint.rollouts import Judgement, Prompt, Rollouts, Verdict
-from forkpoint.verify.reward import rewarded, useful_groups
+from forkpoint.verify.endings import convention
+from forkpoint.verify.reward import answer_classes, rewarded, useful_groups
 
 LENGTHS = (2, 8, 10, 4, 6, 1)
 
@@ -72,3 +75,25 @@ def test_named_parts_add_up():
 )
 def test_useful_groups_have_right_and_wrong_answers(verdicts, useful):
     assert useful_groups(rewarded(rollouts(), judge(*verdicts), overlong_buffer=4)) == useful
+
+
+def classes(texts, verdicts):
+    out = dataclasses.replace(rewarded(rollouts(), judge(*verdicts)), text=tuple(texts))
+    return answer_classes(out, convention("boxed").find).tolist()
+
+
+def test_equal_final_answers_of_a_group_are_one_class():
+    half, third = r"\boxed{1/2}", r"\boxed{0.5}"
+    assert classes([half, third, half, half, "none", r"\boxed{1}"], "wwwwww") == [0, 0, 1, 1, 2, 3]
+    # Answers without a final one are one class of their own, and groups never share a class.
+    assert classes(["a", "b", "a", "b", "a", "b"], "wwwwww") == [0, 0, 1, 1, 2, 2]
+
+
+def test_right_answers_are_one_class_whatever_their_form():
+    assert classes([r"\boxed{\pi}", r"\boxed{x}"] * 3, "rrwwrw") == [0, 0, 1, 2, 3, 4]
+    # What was not judged goes by its form, also beside a right answer of the same form.
+    assert classes([r"\boxed{1}"] * 6, "ruuwww") == [0, 1, 2, 2, 3, 3]
+
+
+def test_a_right_answer_and_one_without_a_final_answer_are_two():
+    assert classes([r"\boxed{1}", "none"] * 3, "rwrwrw") == [0, 1, 2, 3, 4, 5]

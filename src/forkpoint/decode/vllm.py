@@ -9,6 +9,7 @@ entropies recorded here are therefore lower bounds, and are marked as such until
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import io
@@ -43,11 +44,13 @@ def open_vllm(
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
+    stored: bool = False,
+    measured: bool = True,
 ) -> Engine:
     """Return an engine that samples with vLLM, in this process and on this device.
 
     Its `refresh` sends the policy's weights to vLLM in place, which also forgets cached prefixes; nothing can be
-    decoded before the first time.
+    decoded before the first time, unless the weights at `path` are meant.
 
     Args:
         path: model directory or hub name.
@@ -60,6 +63,9 @@ def open_vllm(
         revision: hub revision.
         trust_remote_code: run code that comes with the model.
         seed: of vLLM's own generator; answers draw from their streams.
+        stored: decode with the weights at `path`; nothing has to be sent.
+        measured: False lets samplings be any that vLLM has. Log-probs and entropies of the answers are then those of
+            the logits before temperature and cuts.
 
     Returns:
         `Engine` whose entropies are lower bounds.
@@ -70,7 +76,8 @@ def open_vllm(
 
     Source: vLLM 0.33.0, `LLM`, `SamplingParams` and the worker's `reload_weights`.
     """
-    mode = logprobs_mode(samplings)
+    mode = logprobs_mode(samplings if measured else [dataclasses.replace(s, top_p=1.0, top_k=0) for s in samplings])
+    mode = mode if measured else ""
     llm_class, parameters, platform = _vllm()
     if platform != device.type:
         raise InputError(
@@ -88,14 +95,14 @@ def open_vllm(
             max_model_len=context,
             max_num_seqs=max(sampling.slots for sampling in samplings),
             max_logprobs=max(top_logprobs, 1),
-            logprobs_mode=mode,
+            logprobs_mode=mode or "raw_logprobs",
             # The model's own sampling defaults must not reach the draws.
             generation_config="vllm",
         )
     except (ValueError, RuntimeError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"vLLM cannot hold {str(path)!r}: {reason}; change decode.vllm_memory, {_EMBEDDED}") from error
-    sent = False
+    sent = stored
 
     def refresh(model: Any) -> None:
         nonlocal sent
@@ -211,6 +218,8 @@ def _check(
                 f"prompt {index} has {len(prompt)} tokens, which with {sampling.max_tokens} of an answer is more than "
                 f"the {context} vLLM was opened for: lower prompt.max_tokens or decode.max_tokens"
             )
+    if not mode:
+        return
     logprobs_mode([sampling])
     if not (sampling.temperature in (0, 1) if mode == "raw_logprobs" else not _cuts(sampling)):
         raise InputError(f"vLLM was opened with {mode}, wrong for this sampling: name the sampling when opening vLLM")

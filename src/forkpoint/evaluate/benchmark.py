@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Prompt
 from forkpoint.tasks.readers import read_prompts
-from forkpoint.tasks.rows import open_rows
+from forkpoint.tasks.rows import data_stem, open_rows
 
 FOLDER = Path(__file__).parent / "benchmarks"
 """The benchmarks that ship."""
@@ -173,7 +173,7 @@ def custom_benchmark(data: Path, *, question: str, answer: str, id: str | None, 
     """Return a benchmark for any file with questions and answers, whose answers are asked for in a box."""
     layout = Layout(question=question, answer=answer, id=id)
     return Benchmark(
-        name=data.stem, title=data.name, licence="not stated", layout=(layout,),
+        name=data_stem(data), title=data.name, licence="not stated", layout=(layout,),
         prompt=load_benchmark("aime24").prompt, verifier=Verifying(name=verifier),
     )  # fmt: skip
 
@@ -241,7 +241,7 @@ def _located(benchmark: Benchmark, data: str | Path | None) -> tuple[str | Path,
     path = Path(data).expanduser()
     if not path.is_dir():
         return path, None, None
-    for candidate in (path / f"{benchmark.name}{end}" for end in (".jsonl", ".parquet", ".json", ".csv")):
+    for candidate in (path / f"{benchmark.name}{end}" for end in (".jsonl", ".parquet", ".json", ".csv", ".jsonl.gz")):
         if candidate.is_file():
             return candidate, None, None
     if (path / benchmark.name).is_dir():

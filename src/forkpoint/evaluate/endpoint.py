@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from forkpoint.evaluate.sources import Answerer, Drawn, Request
 
 RETRIED = (408, 409, 425, 429)
 """Statuses besides 5xx after which the same request may succeed."""
+MOST_LIKELY = 20
+"""Likely tokens that the protocol lets a request ask for."""
 LONGEST_WAIT = 60.0
 """Seconds between two attempts at most."""
 
@@ -46,6 +49,15 @@ class EndpointSettings:
     """Likely tokens to ask for at every position, for lower bounds of the entropy; 0 asks for none."""
     key: str = "OPENAI_API_KEY"
     """Environment variable that holds the key, if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.attempts < 1:
+            raise InputError(f"a server is asked with at least 1 request at once, each tried at least once, not with "
+                             f"{self.concurrency} and {self.attempts}: raise --concurrency")  # fmt: skip
+        if not 0 <= self.top_logprobs <= MOST_LIKELY:
+            raise InputError(
+                f"--top-logprobs {self.top_logprobs}: servers give 0 to {MOST_LIKELY} likely tokens a position"
+            )
 
 
 class _DroppedError(Exception):
@@ -81,11 +93,11 @@ def open_endpoint(url: str, settings: EndpointSettings | None = None) -> Callabl
         settings: how the server is asked.
 
     Raises:
-        InputError: it has no such model, or several and none was named.
+        InputError: it is no URL, it has no such model, or several and none was named.
         TrainingError: it cannot be reached.
     """
     how = settings or EndpointSettings()
-    base = url.rstrip("/").removesuffix("/completions").removesuffix("/chat")
+    base = _checked(url).rstrip("/").removesuffix("/completions").removesuffix("/chat")
     model = how.model or _only_model(base, how)
 
     def drawing_from(drawing: Drawing) -> Answerer:
@@ -98,6 +110,20 @@ def open_endpoint(url: str, settings: EndpointSettings | None = None) -> Callabl
         )  # fmt: skip
 
     return drawing_from
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise InputError(f"{url} is no URL ({error}): give one such as http://localhost:8000/v1") from error
+    if not host:
+        raise InputError(f"{url} names no host: give a URL such as http://localhost:8000/v1")
+    if parts.username is not None:
+        raise InputError(f"a URL of {host} with a name and password in it: leave them out, and put the key into "
+                         "OPENAI_API_KEY")  # fmt: skip
+    return url
 
 
 def body(request: Request, model: str, drawing: Drawing, how: EndpointSettings) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from forkpoint.environment import versions
 from forkpoint.errors import InputError, TrainingError
 from forkpoint.evaluate import store
 from forkpoint.evaluate.benchmark import Benchmark, Drawing, Place, Problems
-from forkpoint.evaluate.judges import close, equality, extraction, make_judge, unreadable
+from forkpoint.evaluate.judges import close, equality, extraction, make_judge, surroundings, unreadable
 from forkpoint.evaluate.metrics import Metrics, summarise
 from forkpoint.evaluate.sources import Answerer, Drawn, Request, requests
 from forkpoint.evaluate.spec import EvalSpec, canonical, differences, digest, read_spec
 from forkpoint.evaluate.stats import Estimate
+from forkpoint.rollouts import Verdict
 from forkpoint.tasks.task import Judge
 
 SHARD = 256
@@ -89,12 +90,12 @@ def evaluate(
     spec = spec_of_run(answerer, benchmark, problems, draw, seed, place)
     try:
         if fresh:
-            _move_aside(folder)
+            store.move_aside(folder)
         done = _continued(folder, answerer.name, spec)
         bad = tuple(unreadable(problems.prompts, verifier))
         store.write_json(folder / "spec.json", json.loads(canonical(spec)))
         store.write_json(folder / "model.json", {"model": answerer.name, "benchmark": benchmark.name})
-        new = _draw(answerer, benchmark, problems, draw, seed, verifier, folder, done, progress)
+        new = _draw(answerer, benchmark, problems, draw, seed, verifier, folder, done, progress, frozenset(dict(bad)))
         return _summed_up(answerer, benchmark, problems, spec, verifier, folder, len(done) + new, new, bad, level)
     finally:
         if judge is None:
@@ -112,6 +113,7 @@ def spec_of_run(
     """Return everything that moves the score of an evaluation."""
     installed = versions()
     settings = {"name": benchmark.verifier.name, **benchmark.verifier.settings}
+    used = [f"{name} {installed.get(name)}" for name in ("forkpoint", "math-verify")]
     told = benchmark.prompt.instruction if (place or benchmark.prompt.place) != "none" else ""
     return EvalSpec(
         dataset=benchmark.name,
@@ -131,7 +133,7 @@ def spec_of_run(
         dtype=answerer.dtype,
         parallelism=answerer.parallelism,
         verifier=json.dumps(settings, sort_keys=True),
-        verifier_version=f"forkpoint {installed.get('forkpoint')}, math-verify {installed.get('math-verify')}",
+        verifier_version=", ".join(filter(None, [*used, surroundings(benchmark)])),
     )  # fmt: skip
 
 
@@ -141,12 +143,15 @@ def _continued(folder: Path, model: str, spec: EvalSpec) -> set[tuple[str, int]]
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder} holds something that is no evaluation: give another --out")
         return set()
+    if not store.shards(folder):
+        return set()
     before = read_spec(folder / "spec.json")
     try:
         said = json.loads((folder / "model.json").read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
         said = model
-    other = [str(one) for one in differences(before, spec) if one.field != "samples"]
+    # How many answers are under way at once is recorded, and may change: a draw depends on its own request alone.
+    other = [str(one) for one in differences(before, spec) if one.field not in ("samples", "parallelism")]
     other += [f"model: {said} against {model}"] if said != model else []
     if (before.samples or 0) > (spec.samples or 0):
         other.append(f"samples: {before.samples} against {spec.samples}")
@@ -156,15 +161,6 @@ def _continued(folder: Path, model: str, spec: EvalSpec) -> set[tuple[str, int]]
             "to move it aside"
         )
     return store.finished(folder)
-
-
-def _move_aside(folder: Path) -> None:
-    if not folder.is_dir():
-        return
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(aside)
 
 
 def _draw(
@@ -177,6 +173,7 @@ def _draw(
     folder: Path,
     done: set[tuple[str, int]],
     progress: Progress | None,
+    bad: frozenset[str],
 ) -> int:
     """Draw, judge and write what is missing, and return how many answers that were."""
     total, new = len(problems.prompts) * drawing.samples, 0
@@ -185,7 +182,7 @@ def _draw(
     def keep() -> None:
         nonlocal new
         if held:
-            store.write_shard(folder, list(_rows(held, benchmark, judge)))
+            store.write_shard(folder, list(_rows(held, benchmark, judge, bad)))
             new += len(held)
             held.clear()
 
@@ -210,16 +207,21 @@ def _draw(
     return new
 
 
-def _rows(held: list[tuple[Request, Drawn]], benchmark: Benchmark, judge: Judge) -> Iterator[Mapping[str, Any]]:
+def _rows(
+    held: list[tuple[Request, Drawn]], benchmark: Benchmark, judge: Judge, bad: frozenset[str]
+) -> Iterator[Mapping[str, Any]]:
     texts = [drawn.text for _, drawn in held]
     judgements = judge([request.prompt for request, _ in held], texts)
     extract = extraction(benchmark)
     for (request, drawn), judgement in zip(held, judgements, strict=True):
         answer = extract(drawn.text) if extract is not None else None
+        # What has no answer is wrong whatever the reference is; of one that cannot be read it says nothing.
+        unjudged = judgement.verdict is Verdict.WRONG and request.prompt.id in bad
+        verdict, reward = (Verdict.UNJUDGED, 0.0) if unjudged else (judgement.verdict, judgement.reward)
         yield {
             **dataclasses.asdict(drawn), "prompt_id": request.prompt.id, "sample": request.sample,
             "prompt": request.prompt.text, "answer": request.prompt.answer, "completion": drawn.text,
-            "verdict": str(judgement.verdict), "reward": judgement.reward,
+            "verdict": str(verdict), "reward": reward,
             "extracted": answer[: store.EXTRACTED] if answer is not None else None, "seed": request.stream,
         }  # fmt: skip
 
@@ -238,10 +240,11 @@ def _summed_up(
 ) -> Result:
     """Write the table and the summary of a finished evaluation."""
     extracts = extraction(benchmark) is not None
+    notes = (*problems.notes, *filter(None, [surroundings(benchmark)]))
     table = store.write_graded(folder, folder.with_name(f"{folder.name}.parquet"), extracts=extracts)
     store.write_json(folder.with_name(f"{table.name}.spec.json"), json.loads(canonical(spec)))
     metrics = summarise(
-        store.read_graded(table, name=answerer.name, equal=equality(benchmark, judge), spec=spec, notes=problems.notes),
+        store.read_graded(table, name=answerer.name, equal=equality(benchmark, judge), spec=spec, notes=notes),
         level=level,
     )
     result = Result(

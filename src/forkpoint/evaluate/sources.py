@@ -1,17 +1,21 @@
-"""What answers: a Hugging Face model or a run's checkpoint decoded here; `endpoint` has the servers."""
+"""What answers: a Hugging Face model or a run's checkpoint decoded here; `endpoint` has servers, `with_vllm` vLLM."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forkpoint.errors import InputError
 from forkpoint.evaluate.benchmark import Drawing
 from forkpoint.rollouts import Prompt
 from forkpoint.seeds import key
 from forkpoint.train.locate import model_path
+
+if TYPE_CHECKING:
+    from forkpoint.decode.answers import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,12 @@ class LocalSettings:
     revision: str | None = None
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise InputError(f"--slots {self.slots} decodes nothing: give 1 or more")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise InputError(f"--dtype {self.dtype!r} is none of auto, float32, bfloat16, float16")
+
 
 def requests(prompts: Sequence[Prompt], samples: int, seed: int, done: set[tuple[str, int]]) -> Iterator[Request]:
     """Yield the answers that are still wanted, problem by problem.
@@ -133,43 +143,85 @@ def local_answerer(
     """
     import torch
 
-    from forkpoint.decode.answers import Sampling
     from forkpoint.decode.decoder import decode
-    from forkpoint.tasks.prompts import encode_prompts, end_token_ids, stop_text, token_text
 
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = room_of(model.config, drawing, name)
+    sampling = sampling_of(tokenizer, getattr(model, "generation_config", None), drawing, settings)
+    draw = functools.partial(decode, model)
+    return Answerer(
+        name=name, engine="forkpoint", engine_version=f"torch {torch.__version__}", dtype=dtype,
+        # Twice the slots: as one answer ends the next can begin, and little is lost when the evaluation is stopped.
+        answer=answering(draw, tokenizer, sampling, settings, room=room, part=2 * settings.slots, kind="exact"),
+        parallelism=parallelism, template=template_of(tokenizer, settings),
+    )  # fmt: skip
+
+
+def room_of(config: Any, drawing: Drawing, name: str) -> int:
+    """Return how many tokens a problem may have.
+
+    Raises:
+        InputError: answers alone could become longer than the model reads.
+    """
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     if longest and drawing.max_tokens >= longest:
         raise InputError(
             f"{name} reads {longest} tokens, problem and answer together, and answers may have {drawing.max_tokens}: "
             "lower --max-tokens"
         )
-    room = longest - drawing.max_tokens if longest else 1 << 20
-    sampling = Sampling(
+    return longest - drawing.max_tokens if longest else 1 << 20
+
+
+def sampling_of(tokenizer: Any, generation_config: Any, drawing: Drawing, settings: LocalSettings) -> Sampling:
+    """Return how answers are drawn, as decoders take it."""
+    from forkpoint.decode.answers import Sampling
+    from forkpoint.tasks.prompts import end_token_ids, stop_text
+
+    return Sampling(
         max_tokens=drawing.max_tokens,
-        stop_ids=end_token_ids(tokenizer, getattr(model, "generation_config", None), settings.stop),
+        stop_ids=end_token_ids(tokenizer, generation_config, settings.stop),
         temperature=drawing.temperature,
         top_p=drawing.top_p,
         slots=settings.slots,
         stop_text=stop_text(tokenizer, settings.stop),
     )
+
+
+def template_of(tokenizer: Any, settings: LocalSettings) -> str:
+    """Return how a problem becomes what the model reads, for the record."""
+    chat = "chat" if tokenizer.chat_template else "none"
+    return chat if settings.template == "auto" else settings.template
+
+
+def answering(
+    draw: Callable[..., list[Any]], tokenizer: Any, sampling: Sampling, settings: LocalSettings, *, room: int,
+    part: int, kind: str | None,
+) -> Callable[[Iterator[Request]], Iterator[tuple[Request, Drawn]]]:  # fmt: skip
+    """Return a decoder as what answers requests.
+
+    Args:
+        draw: `(prompts, streams, sampling)` -> answers.
+        tokenizer: of the model.
+        sampling: how tokens are drawn.
+        settings: the template.
+        room: most tokens of a problem.
+        part: answers asked for at a time.
+        kind: what the entropies are; None where log-probs and entropies are of no use, and left out.
+    """
+    from forkpoint.tasks.prompts import encode_prompts, token_text
+
     word = token_text(tokenizer)
 
     def answer(wanted: Iterator[Request]) -> Iterator[tuple[Request, Drawn]]:
-        # Twice the slots: as one answer ends the next can begin, and little is lost when the evaluation is stopped.
-        while part := list(islice(wanted, 2 * settings.slots)):
-            encoded = encode_prompts([r.prompt for r in part], tokenizer, template=settings.template, max_tokens=room)
-            answers = decode(model, encoded, [request.stream for request in part], sampling)
+        while asked := list(islice(wanted, part)):
+            encoded = encode_prompts([r.prompt for r in asked], tokenizer, template=settings.template, max_tokens=room)
+            answers = draw(encoded, [request.stream for request in asked], sampling)
             shown = [a.ids[:-1] if a.ids[-1] in sampling.stop_ids else a.ids for a in answers]
             texts = tokenizer.batch_decode(shown, skip_special_tokens=True)
-            for request, one, text in zip(part, answers, texts, strict=True):
+            for request, one, text in zip(asked, answers, texts, strict=True):
                 yield request, Drawn(
                     text=text, finish=one.finish, length=len(one.ids), ids=one.ids,
-                    tokens=[word(token) for token in one.ids], logp=one.logp, entropy=one.entropy,
-                    entropy_kind="exact",
+                    tokens=[word(token) for token in one.ids], logp=one.logp if kind else None,
+                    entropy=one.entropy if kind else None, entropy_kind=kind,
                 )  # fmt: skip
 
-    chat = "chat" if tokenizer.chat_template else "none"
-    return Answerer(
-        name=name, answer=answer, engine="forkpoint", engine_version=f"torch {torch.__version__}", dtype=dtype,
-        parallelism=parallelism, template=chat if settings.template == "auto" else settings.template,
-    )  # fmt: skip
+    return answer

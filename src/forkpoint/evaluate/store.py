@@ -162,6 +162,16 @@ def read_graded(
     )
 
 
+def move_aside(folder: Path) -> None:
+    """Rename a folder, if there is one, to its name with the next free number."""
+    if not folder.is_dir():
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(aside)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file that appears whole or not at all."""
     with disk_errors(path.name, path.parent, INTACT), atomic_file(path) as temporary:

@@ -171,8 +171,11 @@ def _prompt(
         value = _field(row, answer, where)
         written = "" if value is None else _text(value, place).strip()
         reference = extract(written, place) if written else ""
+    name = default_id if id is None else _text(_field(row, id, where), f"{where}, field {id!r}")
+    if not name.strip():
+        raise InputError(f"{where}, field {id!r} is empty, but every problem needs an id")
     return Prompt(
-        id=default_id if id is None else _text(_field(row, id, where), f"{where}, field {id!r}"),
+        id=name,
         text=text,
         answer=reference,
         messages=messages,

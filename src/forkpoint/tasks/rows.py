@@ -1,13 +1,20 @@
-"""Rows of JSONL, JSON, CSV and parquet files and of hub data sets, each with the place it came from."""
+"""Rows of JSONL, JSON, CSV and parquet files and of hub data sets, each with the place it came from.
+
+Files of text may be packed with gzip: `.jsonl.gz`, `.json.gz`, `.csv.gz`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import importlib
+import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from forkpoint.errors import InputError, did_you_mean
 
@@ -15,6 +22,7 @@ Row = tuple[str, Any]
 """Where a row stands (`line 7`, `row 7`), counted from 1, and the row."""
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_FILES = (*_SUFFIXES, ".jsonl.gz", ".json.gz", ".csv.gz")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -29,18 +37,18 @@ def open_rows(source: str | Path, split: str | None, config: str | None) -> tupl
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found = [path / f"{split or 'train'}{suffix}" for suffix in _SUFFIXES]
+        found = [path / f"{split or 'train'}{suffix}" for suffix in _FILES]
         file = next((candidate for candidate in found if candidate.is_file()), None)
         if file is None:
-            stems = [p.stem for p in path.iterdir() if p.suffix in _SUFFIXES]
+            stems = [data_stem(p) for p in path.iterdir() if _suffix(p) in _SUFFIXES]
             hint = did_you_mean(split or "train", stems) if stems else "it holds no data file"
             raise InputError(f"{path} has no split {split or 'train'!r}; {hint}")
         path = file
     if path.is_file():
-        if path.suffix not in _SUFFIXES:
-            raise InputError(f"{path} is of no kind that can be read; use one of {', '.join(_SUFFIXES)}")
-        return str(path), path.stem, _READERS[path.suffix](path)
-    if not _HUB_ID.fullmatch(str(source)) or path.suffix in _SUFFIXES:
+        if _suffix(path) not in _SUFFIXES or path.name.endswith(".parquet.gz"):
+            raise InputError(f"{path} is of no kind that can be read; use one of {', '.join(_FILES)}")
+        return str(path), data_stem(path), _READERS[_suffix(path)](path)
+    if not _HUB_ID.fullmatch(str(source)) or _suffix(path) in _SUFFIXES:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, beside) if path.parent.is_dir() else f"there is no folder {path.parent}"
         raise InputError(f"there is no data file {path}; {hint}")
@@ -48,8 +56,36 @@ def open_rows(source: str | Path, split: str | None, config: str | None) -> tupl
     return f"{source} ({split})", f"{source}/{split}", _hub_rows(str(source), split, config)
 
 
+def data_stem(path: Path) -> str:
+    """Return a data file's name without its endings.
+
+    >>> data_stem(Path("data/HumanEval.jsonl.gz"))
+    'HumanEval'
+    """
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, unpacked where its name ends in `.gz`.
+
+    Raises:
+        OSError: it cannot be opened.
+        InputError: inside the block, where packed bytes are damaged.
+    """
+    try:
+        with cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is no whole gzip file ({error}): copy or pack it again") from error
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix
+
+
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if text.strip():
@@ -57,7 +93,8 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf").lstrip()
+    with open_bytes(path) as file:
+        data = file.read().removeprefix(b"\xef\xbb\xbf").lstrip()
     if not data.startswith(b"["):
         yield from _jsonl_rows(path)
         return
@@ -80,7 +117,7 @@ def _parse_json(data: bytes, where: str) -> Any:
 def _csv_rows(path: Path) -> Iterator[Row]:
     import csv
 
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_bytes(path) as packed, io.TextIOWrapper(packed, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header: list[str] | None = None
         while True:

@@ -11,7 +11,10 @@ from typing import Any
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Judgement, Prompt, Verdict
 from forkpoint.tasks.task import Judge
+from forkpoint.verify.code import code_judge
+from forkpoint.verify.code_output import output_judge
 from forkpoint.verify.exact import number
+from forkpoint.verify.lean import lean_judge
 from forkpoint.verify.math import MathJudge, RowRule, Search, math_judge
 from forkpoint.verify.rules import Rule
 
@@ -100,6 +103,9 @@ VERIFIERS: Mapping[str, Callable[..., Judge]] = {
     **{name: of_rule(rule, gold="whole" if name in ("exact", "string") else "auto") for name, rule in RULES.items()},
     "olympiad": of_rule(olympiad_row),
     "search": search_judge,
+    "lean": lean_judge,
+    "code-tests": code_judge,
+    "code-output": output_judge,
 }
 """Name -> a function of keyword settings that returns the verifier."""
 
