@@ -214,7 +214,8 @@ def trained(monkeypatch):
         "eval/samples": 4,
     }
 
-    def loop(recipe, *, run_dir, resume, fresh):
+    def loop(recipe, *, run_dir, resume, fresh, offline):
+        assert offline is None
         calls.append((recipe.name, run_dir, resume, fresh))
         return TrainResult(run_dir=run_dir, steps=3, before=None, after=metrics)
 

@@ -205,7 +205,9 @@ def load_problems(
         dataset, version = str(source), "/".join(filter(None, (config, split))) or Path(source).name
     digest = hashlib.sha256()
     for prompt in prompts:
-        digest.update(json.dumps([prompt.id, prompt.text, prompt.answer]).encode() + b"\n")
+        # Tests of programs and rules of single rows move a score as references do.
+        row = [prompt.id, prompt.text, prompt.answer, *([prompt.meta] if prompt.meta else [])]
+        digest.update(json.dumps(row, default=str, sort_keys=True).encode() + b"\n")
     notes = []
     if benchmark.rows is not None and len(prompts) != benchmark.rows:
         notes.append(f"{len(prompts)} problems were asked; {benchmark.title} has {benchmark.rows}.")

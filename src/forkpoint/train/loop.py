@@ -125,6 +125,9 @@ def train(
     )
     if recorded is not None:
         console.note(recorded.note)
+    protections = getattr(task.judge, "protections", None)
+    if protections is not None:
+        console.note(protections())
     progress = Progress(states=init(chain))
     if checkpoint_path is None:
         write_recipe_json(

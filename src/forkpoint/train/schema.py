@@ -78,7 +78,9 @@ class TaskTable(Table):
     question: str = "question"
     """Field that holds the problem; dots reach into nested fields, a list of messages is read as a chat."""
     answer: str = "answer"
-    """Field that holds the reference answer; dots reach into nested fields."""
+    """Field that holds the reference answer; dots reach into nested fields. Empty where `keep` names the tests."""
+    keep: Words = ()
+    """Further fields for the verifier: tests of a program, header of a theorem. `extra_info` is kept anyway."""
     answer_extraction: Literal["none", "gsm8k", "boxed"] = "none"
     """Where the reference stands in its field: all of it, after `####`, or in the last box."""
     heldout_question: str | None = None
@@ -86,17 +88,22 @@ class TaskTable(Table):
     heldout_answer: str | None = None
     """The same of `heldout`; None takes that of `train`."""
     verifier: Literal[
-        "math", "number", "list", "interval", "tuple", "equation", "choice", "exact", "string", "olympiad", "sequence"
-    ] = "math"
+        "math", "number", "list", "interval", "tuple", "equation", "choice", "exact", "string", "olympiad", "sequence",
+        "code-tests", "code-output", "lean",
+    ] = "math"  # fmt: skip
     """`math` compares as mathematics, `number` to `equation` ask for that kind of answer, `choice` compares letters,
     `exact` normalised text, `string` characters; `olympiad` reads the kind from each row, `sequence` gives the share
-    continued correctly."""
+    continued correctly. `code-tests` runs programs against the tests of their row, `code-output` compares the value a
+    program returns, `lean` checks proofs."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of that verifier, such as `style` and `cpu_s` of `code-tests`, `binary` of `lean`."""
     extraction: Literal["boxed", "gsm8k", "a-line", "number", "whole", "auto"] = "boxed"
     """Where the answer stands in a completion, see `forkpoint.verify.extract`; looser rules can be gamed."""
     limit: Count | None = None
     """Read at most this many training problems."""
-    deadline: Positive = 5.0
-    """Seconds a verdict may take; then the answer counts as not judged."""
+    deadline: Positive | None = None
+    """Seconds a verdict may take. A mathematical answer is not judged after it, a program is wrong. None: what the
+    verifier itself takes, 5 for mathematics, 8 for one test of a program, 60 for a proof."""
     workers: Natural = 0
     """Verifier processes; 0 is one for every core but one, at least one."""
 

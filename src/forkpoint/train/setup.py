@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ from forkpoint.train.columns_scored import attention_layer
 from forkpoint.train.packed import can_pack
 from forkpoint.train.schema import LoraTable, Recipe, TaskTable
 from forkpoint.verify.endings import Convention, convention
-from forkpoint.verify.verifiers import make_verifier
+from forkpoint.verify.verifiers import VERIFIERS, make_verifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +122,11 @@ def make_task(recipe: Recipe) -> Task:
         table.train,
         split=table.split,
         question=table.question,
-        answer=table.answer,
+        answer=table.answer or None,
         answer_extraction=table.answer_extraction,
         limit=table.limit,
         config=table.config,
-        keep=() if recipe.columns.kind is None else (recipe.columns.kind,),
+        keep=tuple(dict.fromkeys((*table.keep, *([recipe.columns.kind] if recipe.columns.kind else ())))),
     )
     return data_task("data", prompts, _heldout(table), make_judge(table))
 
@@ -138,7 +139,8 @@ def _heldout(table: TaskTable) -> tuple[Prompt, ...]:
         source,
         split=table.heldout_split,
         question=table.heldout_question or table.question,
-        answer=table.heldout_answer or table.answer,
+        answer=table.heldout_answer or table.answer or None,
+        keep=table.keep,
         answer_extraction=table.answer_extraction,
         # The configuration is a setting of the data set in `train`.
         config=None if table.heldout else table.config,
@@ -146,11 +148,25 @@ def _heldout(table: TaskTable) -> tuple[Prompt, ...]:
 
 
 def make_judge(table: TaskTable) -> Judge:
-    """Return the verifier the recipe names."""
+    """Return the verifier the recipe names.
+
+    Raises:
+        InputError: it has no such setting, or what it runs is not on this machine.
+    """
     if table.verifier == "sequence":
         return sequence_judge
-    workers = table.workers or max(1, cores() - 1)
-    return make_verifier(table.verifier, extraction=table.extraction, deadline=table.deadline, workers=workers)
+    known = inspect.signature(VERIFIERS[table.verifier]).parameters
+    if "extraction" in table.model_fields_set and "extraction" not in known:
+        raise InputError(f"verifier {table.verifier!r} finds the answer by itself: leave out task.extraction")
+    own = {
+        "extraction": table.extraction,
+        "workers": table.workers or max(1, cores() - 1),
+        **({} if table.deadline is None else {"deadline": table.deadline}),
+    }
+    twice = sorted({"extraction", "workers", "deadline"} & known.keys() & table.settings.keys())
+    if twice:
+        raise InputError(f"task.settings.{twice[0]} is an entry of its own: set task.{twice[0]}")
+    return make_verifier(table.verifier, **{k: v for k, v in own.items() if k in known}, **table.settings)
 
 
 def make_sampling(recipe: Recipe, policy: Policy, *, temperature: float, top_p: float, top_k: int) -> Sampling:

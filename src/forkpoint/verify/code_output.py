@@ -75,6 +75,12 @@ class OutputJudge:
         found = ((prompt.id, self._missing(prompt)) for prompt in prompts)
         return [(name, why) for name, why in found if why]
 
+    def protections(self) -> str:
+        """Return what stands between a program and this machine, in one sentence."""
+        from forkpoint.sandbox import protections
+
+        return protections().statement()
+
     def close(self) -> None:
         """End the processes; a later call starts others."""
         if self._pool is not None:

@@ -254,7 +254,7 @@ class Watch:
         """Weigh limits, ends, notes and the verdict."""
         for kind, box in self.boxes.items():
             notes = box.notes.decode("utf-8", "replace").splitlines()
-            # A program that floods its output at once ends the trial before the judge stands: that is the program's doing.
+            # A flood of output ends the trial before the judge stands: that is the program's doing.
             if notes[:1] != ["up"] and not (kind == "judge" and self.limit is not None):
                 why = notes[0].removeprefix("failed ") if notes else "a box did not start"
                 return self._result(passed=False, ran=False, reason=f"sandbox failed: {why}")
