@@ -35,7 +35,7 @@ def check_plotted(
     for link in chain.links:
         for need in sorted(link.needs - HELD):
             remedy = _remedy(need.removeprefix("forward_"), rollouts, model, reference)
-            if need == "planning" and remedy is None and need not in rollouts.extra and not phrases:
+            if need == "planning" and need not in rollouts.extra and not phrases:
                 remedy = "the run's recipe lists no phrases in columns.planning, so no token is known to be planning"
             if remedy is not None:
                 what = EXTRA.get(need.removeprefix("forward_"), "log-probs of a reference model")
