@@ -10,6 +10,7 @@ from sandbox_kit import processes
 from forkpoint.errors import InputError
 from forkpoint.sandbox import Limits, Outcome, Pool, Trial
 from forkpoint.sandbox.inside import folder
+from forkpoint.sandbox.worker import WorkerError
 
 ADD = Trial(program="def f(x): return x + 1", judge="assert candidate(1) == 2", entry="f")
 
@@ -286,6 +287,19 @@ def test_closing_ends_a_trial_under_way():
             break
         time.sleep(0.02)
     assert processes(base) == []
+
+
+def test_a_thread_that_waits_for_an_interrupted_keeper_finds_its_end_and_not_a_strange_descriptor():
+    pool = Pool(workers=1)
+    assert pool.run(ADD).passed
+    worker = pool._all[0]
+    worker.interrupt()
+    with pytest.raises(WorkerError, match="died"):
+        worker.exchange({}, 1.0)
+    worker.kill()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(worker.replies)
+    pool.close()
 
 
 def test_no_descriptor_and_no_zombie_over_two_hundred_trials():

@@ -133,7 +133,8 @@ class Pool:
             self._all.clear()
             self._idle.clear()
         for worker in workers:
-            (worker.stop if worker in idle else worker.kill)()
+            # Whoever waits for a busy one lets go of it.
+            (worker.stop if worker in idle else worker.interrupt)()
 
     def __enter__(self) -> Pool:
         return self

@@ -134,12 +134,20 @@ class Worker:
             self.process.wait(timeout=10.0)
         self.kill()
 
-    def kill(self) -> None:
-        """End a keeper by force; the kernel ends its zygote and their boxes with it."""
+    def interrupt(self) -> None:
+        """End a keeper by force while a thread may wait for it; the kernel ends its zygote and their boxes with it.
+
+        The pipes stay open for that thread, which finds their other end closed: were they closed here, their numbers
+        could be somebody else's before it looks again.
+        """
         if self.process.poll() is None:
             with contextlib.suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def kill(self) -> None:
+        """End a keeper by force and let go of it."""
+        self.interrupt()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
