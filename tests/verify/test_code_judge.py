@@ -191,7 +191,7 @@ class CountingPool:
 
 def test_who_fails_is_not_run_further_and_equal_answers_run_once(monkeypatch):
     pool = CountingPool()
-    monkeypatch.setattr("forkpoint.verify.code.Pool", lambda *_: pool)
+    monkeypatch.setattr("forkpoint.verify.code_pool.Pool", lambda *_: pool)
     row = {"inputs": [f"<{i}>" for i in range(31)], "outputs": ["yes"] * 31}
     texts = ["fine", "# <0>", "# <2>", "fine"]
     found = code_judge()([Prompt(id="p", text="", meta=row)] * 4, texts)
@@ -223,7 +223,7 @@ class FailingPool:
     ("count", "details"), [(2, ["", "sandbox: the keeper died"]), (3, ["sandbox: OSError: no"] * 3)]
 )
 def test_failures_of_the_sandbox_are_not_judged_and_do_not_raise(monkeypatch, count, details):
-    monkeypatch.setattr("forkpoint.verify.code.Pool", FailingPool)
+    monkeypatch.setattr("forkpoint.verify.code_pool.Pool", FailingPool)
     found = code_judge()([Prompt(id="p", text="", meta=HUMANEVAL)] * count, [f"    return {i}" for i in range(count)])
     for one, detail in zip(found, details, strict=True):
         assert (one.verdict is Verdict.UNJUDGED) is bool(detail)

@@ -102,7 +102,7 @@ def test_a_trial_that_was_not_run_is_not_judged(monkeypatch):
         def map(self, trials):
             return [Outcome(passed=False, ran=False, reason="sandbox failed") for _ in trials]
 
-    monkeypatch.setattr("forkpoint.verify.code_output.Pool", Refusing)
+    monkeypatch.setattr("forkpoint.verify.code_pool.Pool", Refusing)
     (found,) = output_judge()([Prompt(id="p", text="", answer="'a'")], [r"\boxed{'a' * 1}"])
     assert (found.verdict, found.detail) == (Verdict.UNJUDGED, "sandbox: sandbox failed")
 
@@ -112,7 +112,7 @@ def test_a_sandbox_that_fails_is_not_held_against_an_answer(monkeypatch):
         def __init__(self, *_):
             raise OSError("no more processes")
 
-    monkeypatch.setattr("forkpoint.verify.code_output.Pool", Broken)
+    monkeypatch.setattr("forkpoint.verify.code_pool.Pool", Broken)
     texts = [r"\boxed{'a' * 1}", r"\boxed{'a'}"]
     found = output_judge()([Prompt(id="p", text="", answer="'a'")] * 2, texts)
     assert [one.verdict for one in found] == [Verdict.UNJUDGED, Verdict.RIGHT]

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Judgement, Prompt, Verdict
-from forkpoint.sandbox import Limits, Outcome, Pool, Trial
+from forkpoint.sandbox import Limits, Outcome, Trial
 from forkpoint.verify.code_case import Case, NoTests, Reading, fields_of
+from forkpoint.verify.code_pool import Sandboxed
 from forkpoint.verify.code_rows import STYLES, style_of
 from forkpoint.verify.code_stdio import printed
 from forkpoint.verify.code_text import unusable
@@ -40,15 +40,15 @@ class _Work:
     waiting: list[Case] = field(default_factory=list)
 
 
-class CodeJudge:
+class CodeJudge(Sandboxed):
     """A verifier of programs by tests: `judge(prompts, texts)`. Made by `code_judge`.
 
-    It owns a pool of sandboxes once it has needed one; `close` it or use it in a `with` block.
+    `close` it or use it in a `with` block.
     """
 
     def __init__(self, *, style: str, reading: Reading, workers: int, limits: Limits) -> None:
-        self._style, self._reading, self._workers, self._limits = style, reading, workers, limits
-        self._pool: Pool | None = None
+        super().__init__(workers=workers, limits=limits)
+        self._style, self._reading = style, reading
 
     def __call__(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
         """Return one judgement a text.
@@ -74,26 +74,6 @@ class CodeJudge:
         """Return the problems that cannot be judged: id and why. Nothing is run."""
         found = ((prompt.id, self._planned(prompt, "pass").unjudged) for prompt in prompts)
         return [(name, why) for name, why in found if why]
-
-    def protections(self) -> str:
-        """Return what stands between a program and this machine, in one sentence."""
-        from forkpoint.sandbox import protections
-
-        return protections().statement()
-
-    def close(self) -> None:
-        """End the processes; a later call starts others."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-
-    def __enter__(self) -> CodeJudge:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _planned(self, prompt: Prompt, text: str) -> _Work:
         try:
@@ -126,10 +106,8 @@ class CodeJudge:
 
     def _outcomes(self, trials: Sequence[Trial]) -> dict[Trial, Outcome]:
         """Return trial -> outcome; equal trials, as of equal answers to one problem, run once."""
-        if self._pool is None:
-            self._pool = Pool(self._workers, self._limits)
         different = list(dict.fromkeys(trials))
-        return dict(zip(different, self._pool.map(different), strict=True))
+        return dict(zip(different, self.opened().map(different), strict=True))
 
     def _count(self, one: _Work, case: Case, outcome: Outcome) -> None:
         one.done += 1

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Judgement, Prompt, Verdict
-from forkpoint.sandbox import Limits, Pool, Trial
+from forkpoint.sandbox import Limits, Trial
 from forkpoint.verify.code import DETAIL_LENGTH, limits_of
 from forkpoint.verify.code_case import fields_of
+from forkpoint.verify.code_pool import Sandboxed
 from forkpoint.verify.code_text import code_of, unusable
 from forkpoint.verify.code_values import IMPORTS, LONGEST, argument_list, literal, spellings, value_expression
 from forkpoint.verify.extract import EXTRACTIONS
@@ -43,15 +43,15 @@ READINGS: Mapping[str, Callable[[str], str | None]] = {**EXTRACTIONS, "tags": ta
 """Name of a convention -> function from a text to its answer, or None where there is none."""
 
 
-class OutputJudge:
+class OutputJudge(Sandboxed):
     """A verifier of predicted outputs or inputs: `judge(prompts, texts)`. Made by `output_judge`.
 
-    It owns a pool of sandboxes once it has needed one; `close` it or use it in a `with` block.
+    `close` it or use it in a `with` block.
     """
 
     def __init__(self, *, predict: str, extraction: str, workers: int, limits: Limits) -> None:
-        self._predict, self._extract, self._workers, self._limits = predict, READINGS[extraction], workers, limits
-        self._pool: Pool | None = None
+        super().__init__(workers=workers, limits=limits)
+        self._predict, self._extract = predict, READINGS[extraction]
 
     def __call__(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
         """Return one judgement a text.
@@ -74,26 +74,6 @@ class OutputJudge:
         """Return the problems that cannot be judged: id and why. Nothing is run."""
         found = ((prompt.id, self._missing(prompt)) for prompt in prompts)
         return [(name, why) for name, why in found if why]
-
-    def protections(self) -> str:
-        """Return what stands between a program and this machine, in one sentence."""
-        from forkpoint.sandbox import protections
-
-        return protections().statement()
-
-    def close(self) -> None:
-        """End the processes; a later call starts others."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-
-    def __enter__(self) -> OutputJudge:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _missing(self, prompt: Prompt) -> str:
         if not prompt.answer or not prompt.answer.strip():
@@ -130,9 +110,7 @@ class OutputJudge:
         if not trials:
             return []
         try:
-            if self._pool is None:
-                self._pool = Pool(self._workers, self._limits)
-            outcomes = list(self._pool.map(trials))
+            outcomes = list(self.opened().map(trials))
         except Exception as error:  # a verifier never raises into the loop
             return [_unjudged(f"sandbox: {type(error).__name__}: {error}")] * len(trials)
         return [
