@@ -14,7 +14,7 @@ answers, and with no true difference the paired test says p < 0.05 in 4-6 %. No 
   than a fifth of the draws; with four even the most lopsided outcome has a chance of 1/8.
 - `avg@k`, `pass@k of 64 answers`, `maj@k` where all wrong answers agree: `share_intervals.shares`.
 - The paired test under two nulls: both systems find each problem equally hard, or every second problem is drawn anew
-  for the second system. With a true difference: does Student's interval of it hold the truth?
+  for the second system. With a true difference: does its interval, `share_intervals.differences`, hold the truth?
 - Methods side by side: the same, clustered Wilson, Student's t, BCa bootstrap over problems.
 
 Nothing is timed. `--quick` takes 400 repetitions and two numbers of problems: a look, not a result.
@@ -31,6 +31,7 @@ from typing import Any
 import benchtables
 import numpy as np
 from interval_populations import POPULATIONS, Floats, Population, central_share, draw, right_answers
+from numpy.typing import NDArray
 from scipy import stats
 
 from forkpoint.evaluate import intervals, share_intervals, signflip
@@ -121,8 +122,8 @@ def method_cell(name: str, chance: Floats, value: Floats, problems: int, rng: np
     )
 
 
-def alarms(difference_RP: Floats) -> int:
-    """Return in how many rows `paired.paired_arrays` would say p < 0.05."""
+def alarms(difference_RP: Floats) -> NDArray[np.bool_]:
+    """Return in which rows `paired.paired_arrays` would say p < 0.05."""
     low, high = intervals.student(difference_RP, 0.95)
     found = (low > 0) | (high < 0)
     # By Paley and Zygmund no sign-flip test is below (1 - 0.6)² / 3, 5.3 %, where the squared sum is below 0.6 times
@@ -132,7 +133,7 @@ def alarms(difference_RP: Floats) -> int:
     for row in np.flatnonzero(asked):
         found[row] = signflip.sign_flip(difference_RP[row]) < 0.05
     # Where all differences are the same and not 0, 20 problems and more leave no doubt; where all are 0, no alarm.
-    return int(found.sum()) - int((difference_RP == 0).all(axis=1)[found].sum())
+    return np.asarray(found & (difference_RP != 0).any(axis=1))
 
 
 def size_cell(
@@ -146,27 +147,38 @@ def size_cell(
         if redrawn:
             second = np.where(rng.random(first.shape) < 0.5, draw(population, first.shape, rng), first)
         difference = (rng.binomial(k, first) - rng.binomial(k, second)) / k
-        found += alarms(difference)
+        found += int(alarms(difference).sum())
         differing += int((difference != 0).sum())
     few = stats.binom.cdf(4, problems, differing / (repetitions * problems))
     return Cell(percent=100 * found / repetitions, repetitions=repetitions, discrete=bool(few > 0.2))
 
 
-def difference_cell(
+def difference_cells(
     population: Population, gain: str, problems: int, k: int, repetitions: int, rng: np.random.Generator
-) -> Cell:
-    """Return how often the interval of a true difference holds it; samples without any spread are left out."""
+) -> tuple[Cell, Cell]:
+    """Return how often the interval of a true gain holds it, and Student's; samples without any spread are left out."""
     share, part = GAINS[gain]
     one = right_answers(population, 1)
-    true, hit, drawn = share * part * float(one[0]), 0, 0
+    true, hit, plain, drawn = share * part * float(one[0]), 0, 0, 0
     for size in batches(repetitions, problems):
         before = draw(population, (size, problems), rng)
         after = np.where(rng.random(before.shape) < share, before + part * (1 - before), before)
-        difference = (rng.binomial(k, after) - rng.binomial(k, before)) / k
-        difference = difference[np.ptp(difference, axis=1) > 0]
-        hit += covered(intervals.student(difference), true)
+        a, b = rng.binomial(k, after) / k, rng.binomial(k, before) / k
+        kept = np.ptp(a - b, axis=1) > 0
+        a, b = a[kept], b[kept]
+        difference = a - b
+        low, high = intervals.student(difference)
+        missed = np.flatnonzero((low > true) | (high < true))
+        plain += len(difference) - len(missed)
+        # It holds what Student's holds, so only the other rows are asked for; and a loss beyond chance ends at 0.
+        found = np.ones(len(difference), bool)
+        low, high = share_intervals.differences(a[missed], b[missed])
+        found[missed] = (low <= true) & (true <= high)
+        lost = np.flatnonzero(difference.sum(axis=1) < 0)
+        found[lost] &= ~alarms(difference[lost])
+        hit += int(found.sum())
         drawn += len(difference)
-    return Cell(percent=100 * hit / drawn, repetitions=drawn)
+    return Cell(percent=100 * hit / drawn, repetitions=drawn), Cell(percent=100 * plain / drawn, repetitions=drawn)
 
 
 def mark(cell: Cell, goal: tuple[float, float]) -> str:
@@ -218,7 +230,7 @@ TABLES: Mapping[str, tuple[str, tuple[float, float]]] = {
 
 def simulate(sizes: tuple[int, ...], repetitions: int, seed: int) -> dict[str, dict[tuple[Any, ...], Cell]]:
     """Return every cell of every table."""
-    found: dict[str, dict[tuple[Any, ...], Cell]] = {name: {} for name in (*TABLES, "methods")}
+    found: dict[str, dict[tuple[Any, ...], Cell]] = {name: {} for name in (*TABLES, "methods", "student")}
     for place, (name, population) in enumerate(POPULATIONS.items()):
         for n in sizes:
             rng = np.random.default_rng((seed, place, n))
@@ -232,7 +244,8 @@ def simulate(sizes: tuple[int, ...], repetitions: int, seed: int) -> dict[str, d
                     cell = size_cell(population, n, k, null == "redrawn", repetitions, rng)
                     found[f"size, {null}"][name, n, k] = cell
                 for gain in GAINS:
-                    found[f"gain, {gain}"][name, n, k] = difference_cell(population, gain, n, k, repetitions, rng)
+                    here = difference_cells(population, gain, n, k, repetitions, rng)
+                    found[f"gain, {gain}"][name, n, k], found["student"][gain, name, n, k] = here
             print(f"{name}; n = {n}: done", flush=True)
     return found
 
@@ -265,6 +278,7 @@ def report(found: Mapping[str, Cells], sizes: tuple[int, ...], repetitions: int)
         "maj@k": found["majority"],
         "size of the paired test": joined(found, ("size, same", "size, redrawn")),
         "interval of a true difference": joined(found, tuple(f"gain, {gain}" for gain in GAINS)),
+        "Student's interval of it, for comparison": found["student"],
     }
     goals = {name: SIZE if "size" in name else COVERAGE for name in sums}
     parts = [

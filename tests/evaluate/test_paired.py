@@ -12,6 +12,7 @@ from scipy import stats
 
 from forkpoint.errors import InputError
 from forkpoint.evaluate.paired import holm, mcnemar, paired_arrays, paired_bootstrap, paired_test
+from forkpoint.evaluate.share_intervals import differences
 from forkpoint.evaluate.signflip import MOST, sign_flip
 from forkpoint.evaluate.stats import mean_estimate
 
@@ -32,6 +33,36 @@ def test_gsm8k_pair_of_openai():
     assert found.mcnemar.exact == pytest.approx(0.00315, abs=5e-6)
     assert found.p_value == pytest.approx(stats.ttest_rel(small, large).pvalue, rel=1e-9)
     assert 0 < found.difference.low < 0.0432 < found.difference.high
+
+
+def test_the_difference_by_hand():
+    # Shared a, b, c: differences 1, 0.5, 0, so mean 0.5 and error 0.5 / sqrt(3), whatever d and e say.
+    found = paired_test(list("abbcd"), [1, 1, 0, 0, 1], list("caabe"), [0, 0, 0, 0, 1]).difference
+    assert (found.value, found.problems, found.samples) == (0.5, 3, 8)
+    assert found.error == pytest.approx(0.5 / math.sqrt(3), abs=1e-15)
+    # Student's lower end; its upper one lies beyond 1, which no difference of shares does.
+    assert (found.low, found.high) == pytest.approx((0.5 - 4.302652729911275 * found.error, 1.0), abs=1e-9)
+
+
+def test_scores_outside_the_range_of_shares_have_students_interval():
+    a, b = np.array([120.0, 80, 95, 300, 20, 7]), np.array([100.0, 85, 60, 310, 10, 9])
+    found = paired_arrays(a, b).difference
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    same = paired_arrays(a + 7, a).difference
+    assert (same.low, same.high) == (7.0, 7.0) == (same.value, same.value)
+
+
+def test_few_gains_are_not_a_small_gain():
+    # Two of thirty problems are won outright and the others move by a little: more winners may not have been drawn.
+    d = np.array([0.9, 0.8] + [0.02, -0.02] * 14)
+    a, b = 0.05 + d.clip(0), 0.05 + (-d).clip(0)
+    found = paired_arrays(a, b)
+    student = stats.ttest_1samp(d, 0).confidence_interval(0.95)
+    assert found.p_value > 0.05
+    assert found.difference.low <= student.low < 0 < student.high < found.difference.high
+    low, high = differences(a, b)
+    assert (found.difference.low, found.difference.high) == pytest.approx((float(low), float(high)), abs=1e-12)
 
 
 def test_mcnemar_by_counting():
@@ -73,12 +104,12 @@ def test_a_difference_that_student_cannot_see():
     student = stats.ttest_rel(a, np.zeros(30))
     assert student.pvalue > 0.1
     assert found.p_value == sign_flip(a) < 0.001
-    expected = student.confidence_interval(0.95)
-    assert expected.low < 0 == found.difference.low
-    assert found.difference.high == pytest.approx(expected.high, abs=1e-12)
+    low, high = map(float, differences(a, np.zeros(30)))
+    assert low < 0 == found.difference.low
+    assert found.difference.high == pytest.approx(high, abs=1e-12)
     mirrored = paired_arrays(np.zeros(30), a)
     assert (mirrored.p_value, mirrored.difference.high) == (found.p_value, 0.0)
-    assert mirrored.difference.low == pytest.approx(-expected.high, abs=1e-12)
+    assert mirrored.difference.low == pytest.approx(-high, abs=1e-9)
 
 
 def test_with_many_differences_it_is_students_test():
@@ -98,6 +129,16 @@ def test_the_same_difference_everywhere_is_no_certainty():
     assert all_won.p_value == pytest.approx(2 / 2**10)
     assert 0 < all_won.difference.low < 1
     assert all_won.difference.high == 1.0
+    # Four of four are too few for the test, so the interval does not leave 0 out either.
+    few = paired_arrays([1.0] * 4, [0.0] * 4)
+    assert (few.p_value, few.difference.low, few.difference.high) == (2 / 2**4, 0.0, 1.0)
+
+
+def test_a_higher_level_is_wider():
+    rng = np.random.default_rng(2)
+    a, b = rng.random(30), rng.random(30)
+    found = [paired_arrays(a, b, level=level).difference for level in (0.8, 0.95, 0.99)]
+    assert found[2].low < found[1].low < found[0].low < found[0].high < found[1].high < found[2].high
 
 
 def test_one_problem_has_no_error():

@@ -10,7 +10,7 @@ from scipy import stats
 
 from forkpoint.errors import InputError
 from forkpoint.evaluate.intervals import student, wilson
-from forkpoint.evaluate.share_intervals import binomial, dirichlet, shares
+from forkpoint.evaluate.share_intervals import binomial, differences, dirichlet, shares
 
 Z = 1.959963984540054
 
@@ -75,6 +75,67 @@ def test_a_problem_that_was_not_drawn_is_allowed_for():
     assert ends(shares(values))[1] > 0.14
 
 
+def pair(difference, middle=0.5):
+    """Return two systems with these differences, around a middle level."""
+    d = np.asarray(difference)
+    return middle + d / 2, middle - d / 2
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_differences_are_weighted_means_with_one_problem_more(level):
+    rng = np.random.default_rng(5)
+    for a, b in (pair(rng.normal(0.02, 0.05, 25), 0.3), (np.repeat([1.0, 0.0], 12), rng.beta(0.3, 2, 24))):
+        size = len(a)
+        weight = rng.dirichlet(np.repeat([1.0, 1 / (4 * size)], [size, 4 * size]), 100_000)
+        means = weight @ np.concatenate([a - b, 1 - b, -b, a, a - 1])
+        plain, quantile = ends(student(a - b, level)), np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+        low, high = ends(differences(a, b, level))
+        assert low == pytest.approx(min(quantile[0], plain[0]), abs=0.004)
+        assert high == pytest.approx(max(quantile[1], plain[1]), abs=0.004)
+
+
+def test_room_for_a_difference_is_what_the_levels_leave():
+    d = np.random.default_rng(6).normal(0.0, 0.01, 20)
+    narrow, wide = (np.subtract(*ends(differences(*pair(d, middle)))[::-1]) for middle in (0.5, 0.02))
+    assert 3 * np.subtract(*student(d)[::-1]) < narrow < 0.8 * wide
+
+
+def test_differences_hold_rare_gains():
+    # One problem in ten gains 0.7 and the others nothing but noise; Student's interval believes the sample.
+    rng = np.random.default_rng(6)
+    before = rng.random((1000, 20)) * 0.1 + 0.05
+    after = before + np.where(rng.random((1000, 20)) < 0.1, 0.7, 0.0) + rng.normal(0, 0.015, (1000, 20))
+
+    def covered(found):
+        return ((found[0] <= 0.07) & (found[1] >= 0.07)).mean()
+
+    assert covered(student(after - before)) < 0.88
+    assert covered(differences(after, before)) > 0.9
+
+
+def test_differences_are_students_where_these_are_spread_or_many():
+    d = np.random.default_rng(7).choice([-1.0, 0.0, 1.0], 40)
+    assert differences(d.clip(0), (-d).clip(0)) == student(d)
+    many = np.random.default_rng(8).normal(0.01, 0.2, 20_000).clip(-1, 1)
+    assert np.subtract(differences(*pair(many)), student(many)) == pytest.approx(0, abs=4e-5)
+
+
+def test_differences_mirror():
+    rng = np.random.default_rng(9)
+    a, b = rng.random((3, 40)), rng.random((3, 40))
+    low, high = differences(a, b)
+    for other_low, other_high in (differences(b, a), differences(1 - a, 1 - b)):
+        assert low == pytest.approx(-other_high, abs=1e-9)
+        assert high == pytest.approx(-other_low, abs=1e-9)
+    assert low.shape == (3,)
+    assert differences(a[1], b[1])[0] == pytest.approx(low[1], abs=1e-12)
+
+
+def test_differences_stay_within_what_shares_can_differ_by():
+    low, high = ends(differences([1.0, 1.0, 1.0, 0.9], [0.0, 0.1, 0.0, 0.0]))
+    assert 0.5 < low < 0.9 < high <= 1.0
+
+
 def test_weights_stand_for_repeated_values():
     value, count = np.array([0.0, 0.25, 1.0]), np.array([5, 7, 3])
     repeated = ends(shares(np.repeat(value, count)))
@@ -116,7 +177,10 @@ def test_higher_levels_hold_lower_ones():
 
 
 @pytest.mark.parametrize("level", [0, 1, 95, -0.1])
-@pytest.mark.parametrize("method", [shares, dirichlet, lambda values, level: binomial(1, 2, level)])
+@pytest.mark.parametrize(
+    "method",
+    [shares, dirichlet, lambda v, level: differences(v, v, level), lambda values, level: binomial(1, 2, level)],
+)
 def test_levels_out_of_range_are_named(method, level):
     with pytest.raises(InputError, match=f"not {level}"):
         method([0.1, 0.2], level)

@@ -11,7 +11,7 @@ import pytest
 
 from forkpoint.errors import InputError
 from forkpoint.evaluate.share_intervals import dirichlet
-from forkpoint.evaluate.stats import accuracy, mean_estimate, paired_difference, problem_means
+from forkpoint.evaluate.stats import accuracy, mean_estimate, problem_means
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not beside the repository")
@@ -80,43 +80,13 @@ def test_fewer_than_two_problems_have_no_error(values):
     assert (estimate.value == np.mean(judged)) if judged else math.isnan(estimate.value)
 
 
-def test_paired_difference_by_hand():
-    # Shared a, b, c: differences 1, 0.5, 0, so mean 0.5 and error 0.5 / sqrt(3), whatever d and e say.
-    estimate = paired_difference(list("abbcd"), [1, 1, 0, 0, 1], list("caabe"), [0, 0, 0, 0, 1])
-    assert (estimate.value, estimate.problems, estimate.samples) == (0.5, 3, 8)
-    assert estimate.error == pytest.approx(0.5 / math.sqrt(3), abs=1e-15)
-    half = 4.302652729911275 * estimate.error
-    assert (estimate.low, estimate.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-9)
-
-
-def test_one_shared_problem_has_no_error():
-    estimate = paired_difference(["a", "b"], [1, 1], ["b", "c"], [0, 0])
-    assert estimate.value == 1.0
-    assert all(math.isnan(x) for x in (estimate.low, estimate.high, estimate.error))
-
-
 def test_mistakes_are_named():
-    with pytest.raises(InputError, match="no judged problem in common"):
-        paired_difference(["a"], [1], ["b"], [1])
     with pytest.raises(InputError, match="2 problem ids do not match 1 values"):
         problem_means(["a", "b"], [1.0])
     with pytest.raises(InputError, match="level"):
         accuracy(["a", "b"], [1, 0], level=95)
     with pytest.raises(InputError, match="'shares' needs values in"):
         mean_estimate([1.0, 2.0], samples=2, interval="shares")
-
-
-@needs_data
-def test_gsm8k_pair_of_openai():
-    rows = [json.loads(line) for line in (DATA / "recorded/gsm8k_openai_6b_175b.jsonl").open()]
-    ids = list(range(len(rows)))
-    small = [float(row["6b_verification"]["is_correct"]) for row in rows]
-    large = [float(row["175b_finetuning"]["is_correct"]) for row in rows]
-    estimate = paired_difference(ids, small, ids, large)
-    assert (estimate.value, estimate.error) == pytest.approx((0.0432, 0.0144), abs=5e-5)
-    unpaired = math.hypot(accuracy(ids, small).error, accuracy(ids, large).error)
-    assert unpaired == pytest.approx(0.0188, abs=5e-5)
-    assert 0 < estimate.low < 0.0432 < estimate.high
 
 
 @needs_data

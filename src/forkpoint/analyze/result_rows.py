@@ -83,7 +83,7 @@ def _value(value: Any, where: str) -> float:
         return math.nan
     if isinstance(value, int | float):
         return float(value)
-    raise InputError(f"{where} is {value!r}, but {', '.join(_WORDS)}, true, false or a number was expected")
+    raise InputError(f"{where} is {value!r}, but {', '.join(_WORDS)} or a number was expected")
 
 
 def _number(value: Any, where: str) -> float | None:

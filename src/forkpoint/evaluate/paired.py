@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from forkpoint.errors import InputError
 from forkpoint.evaluate.intervals import check_level, standard_error
+from forkpoint.evaluate.share_intervals import differences
 from forkpoint.evaluate.signflip import MOST, sign_flip
-from forkpoint.evaluate.stats import Estimate, difference_estimate, mean_estimate, paired_values, problem_means
+from forkpoint.evaluate.stats import Estimate, mean_estimate, problem_means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +59,23 @@ def paired_test(
     *,
     level: float = 0.95,
 ) -> PairedTest:
-    """Compare two evaluations on the problems they share.
+    r"""Compare two evaluations on the problems they share.
+
+        d_p = m_p(a) - m_p(b);  value = mean_p d_p;  error = std(d, ddof=1) / sqrt(P)
+
+    Pairing removes the spread between easy and hard problems, which both evaluations share.
 
     The p value is that of the paired t test or, with up to 64 problems that differ, the mid-p value of the sign-flip
     test where that is smaller. Both ask how large the mean is against the sizes of the differences. Student's quantile
-    is out of reach where one or two of these are much larger than the others; the sign-flip test is exact there. The
-    interval is Student's; where only the sign-flip test sees a difference it ends at 0. So p is below 1 - level exactly
-    where 0 is not inside. In simulation (benchmarks/interval_coverage.py) the size is near 5 % but for a handful of
-    problems that differ, where it is smaller. McNemar's exact test is reported beside it where it exists.
+    is out of reach where one or two of these are much larger than the others; the sign-flip test is exact there. In
+    simulation (benchmarks/interval_coverage.py) the size is near 5 % but for a handful of problems that differ, where
+    it is smaller. McNemar's exact test is reported beside it where it exists.
+
+    The interval of shares is `share_intervals.differences`: Student's, moved out for problems that were not drawn. It
+    is Bonett and Price's where all differ by the same, for which Student's would claim certainty. Of other scores it is
+    Student's. If neither system is better, problems gain as often as they lose; the test may assume that and the
+    interval may not, so it can reach over 0 where the test rejects 0, and the other way round. It is then cut at 0, or
+    extended to it: p is below 1 - level exactly where 0 is not inside.
 
     Args:
         problems_a: The problem of every answer of a.
@@ -73,6 +83,9 @@ def paired_test(
         problems_b: The problem of every answer of b.
         values_b: Their values.
         level: Coverage of the interval, in (0, 1).
+
+    Returns:
+        The test; `difference.samples` counts the answers of both on shared problems.
 
     Raises:
         InputError: Where no problem is shared, lengths differ, or `level` is out of range.
@@ -84,11 +97,13 @@ def paired_test(
     (7, 1, 0.0703125)
     """
     check_level(level)
-    shared, _, samples = paired_values(problems_a, values_a, problems_b, values_b)
-    means_a, _ = problem_means(problems_a, values_a)
-    means_b, _ = problem_means(problems_b, values_b)
+    means_a, counts_a = problem_means(problems_a, values_a)
+    means_b, counts_b = problem_means(problems_b, values_b)
+    shared = [problem for problem in means_a if problem in means_b]
+    if not shared:
+        raise InputError("the two evaluations have no judged problem in common: compare runs on the same problem set")
     a_P, b_P = (np.array([means[p] for p in shared]) for means in (means_a, means_b))
-    return paired_arrays(a_P, b_P, samples=samples, level=level)
+    return paired_arrays(a_P, b_P, samples=sum(counts_a[p] + counts_b[p] for p in shared), level=level)
 
 
 def paired_arrays(a_P: ArrayLike, b_P: ArrayLike, *, samples: int = 0, level: float = 0.95) -> PairedTest:
@@ -108,12 +123,16 @@ def paired_arrays(a_P: ArrayLike, b_P: ArrayLike, *, samples: int = 0, level: fl
         raise InputError(f"values of {a.shape} and {b.shape} cannot be paired: give one value a shared problem")
     difference = a - b
     better, worse = int((difference > 0).sum()), int((difference < 0).sum())
-    found = difference_estimate(difference, samples=samples, level=level)
+    shares = bool(((a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)).all())
+    found = mean_estimate(difference, samples=samples, level=level, interval="student")
+    p_value = math.nan if found.problems < 2 else _p_value(difference, found)
+    if found.problems > 1:
+        wide = _moved_out(a, b, found, level) if shares else found
+        found = _agreeing(wide, rejected=p_value < 1 - level)
     binary = bool(np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all())
     varies = found.problems > 1 and a.std() > 0 and b.std() > 0
-    tested, p_value = _tested(difference, found, level)
     return PairedTest(
-        difference=tested,
+        difference=found,
         p_value=p_value,
         mcnemar=mcnemar(better, worse) if binary and len(a) else None,
         better=better,
@@ -190,17 +209,39 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def _tested(difference_P: NDArray[np.float64], found: Estimate, level: float) -> tuple[Estimate, float]:
-    """Return the estimate and its p value, which agree on whether 0 is left out."""
+def _p_value(difference_P: NDArray[np.float64], found: Estimate) -> float:
     from scipy.stats import t
 
-    if found.problems < 2:
-        return found, math.nan
     better, worse = int((difference_P > 0).sum()), int((difference_P < 0).sum())
     if not found.error > 0:
-        return found, mcnemar(better, worse).exact
+        return mcnemar(better, worse).exact
     student = float(2 * t.sf(abs(found.value) / found.error, found.problems - 1))
-    flipped = sign_flip(difference_P) if better + worse <= MOST else 1.0
-    if flipped < 1 - level <= student:
-        found = replace(found, low=0.0) if found.value > 0 else replace(found, high=0.0)
-    return found, min(student, flipped)
+    return min(student, sign_flip(difference_P) if better + worse <= MOST else 1.0)
+
+
+def _moved_out(a_P: NDArray[np.float64], b_P: NDArray[np.float64], found: Estimate, level: float) -> Estimate:
+    """Return a difference of shares with the interval that allows for problems that were not drawn."""
+    if not found.error > 0:
+        low, high = _with_one_each_way(a_P - b_P, level)
+        return replace(found, low=max(low, -1.0), high=min(high, 1.0))
+    low, high = map(float, differences(a_P, b_P, level))
+    return replace(found, low=low, high=high)
+
+
+def _agreeing(found: Estimate, *, rejected: bool) -> Estimate:
+    """Return the estimate with 0 inside its interval exactly where the test does not reject it."""
+    if not rejected:
+        return replace(found, low=min(found.low, 0.0), high=max(found.high, 0.0))
+    return replace(found, low=max(found.low, 0.0)) if found.value > 0 else replace(found, high=min(found.high, 0.0))
+
+
+def _with_one_each_way(difference_P: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Return an interval for differences that are all the same, with one more problem won and one more lost.
+
+    Source: Bonett and Price 2012, who add these two to every paired comparison of shares.
+    """
+    from scipy.stats import norm
+
+    more = np.append(difference_P, [1.0, -1.0])
+    half = float(norm.ppf(0.5 + level / 2) * more.std() / math.sqrt(len(more)))
+    return float(more.mean()) - half, float(more.mean()) + half

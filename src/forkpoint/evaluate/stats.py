@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -142,82 +142,6 @@ def mean_estimate(
     )  # fmt: skip
 
 
-def paired_difference(
-    problems_a: Sequence[Hashable],
-    values_a: Sequence[float],
-    problems_b: Sequence[Hashable],
-    values_b: Sequence[float],
-    *,
-    level: float = 0.95,
-) -> Estimate:
-    r"""Return the difference a - b over the problems both evaluations share.
-
-        d_p = m_p(a) - m_p(b);  value = mean_p d_p;  error = std(d, ddof=1) / sqrt(P)
-
-    Pairing removes the spread between easy and hard problems, which both evaluations share. The interval is
-    Student's; where all differences are the same, for which it would claim certainty, that of Bonett and Price.
-
-    Args:
-        problems_a: The problem of every answer of a.
-        values_a: Their values; NaN means not judged.
-        problems_b: The problem of every answer of b.
-        values_b: Their values.
-        level: Coverage of the interval, in (0, 1).
-
-    Returns:
-        The estimate; `samples` counts the answers of both on shared problems. `error` and the interval are
-        NaN for fewer than two shared problems.
-
-    Raises:
-        InputError: Where no problem is shared, lengths differ, or `level` is out of range.
-
-    Source: Miller 2024, arXiv 2411.00640, section 4.
-
-    >>> paired_difference(["a", "b"], [1, 1], ["b", "a", "c"], [0, 1, 1]).value
-    0.5
-    """
-    _, difference, samples = paired_values(problems_a, values_a, problems_b, values_b)
-    return difference_estimate(difference, samples=samples, level=level)
-
-
-def difference_estimate(
-    difference_P: Sequence[float] | NDArray[np.float64], *, samples: int, level: float = 0.95
-) -> Estimate:
-    """Return the mean of differences over problems; see `paired_difference`.
-
-    Args:
-        difference_P: One difference a shared problem, no NaN.
-        samples: Answers they come from, for the record.
-        level: Coverage of the interval, in (0, 1).
-    """
-    difference = np.asarray(difference_P, np.float64)
-    found = mean_estimate(difference, samples=samples, level=level, interval="student")
-    if found.error > 0 or found.problems < 2:
-        return found
-    low, high = _with_one_each_way(difference, level)
-    return replace(found, low=low, high=high)
-
-
-def paired_values(
-    problems_a: Sequence[Hashable],
-    values_a: Sequence[float],
-    problems_b: Sequence[Hashable],
-    values_b: Sequence[float],
-) -> tuple[list[Hashable], NDArray[np.float64], int]:
-    """Return the problems judged in both evaluations, the difference a - b on each, and the answers behind them.
-
-    Raises:
-        InputError: Where no problem is shared, or lengths differ.
-    """
-    means_a, counts_a = problem_means(problems_a, values_a)
-    means_b, counts_b = problem_means(problems_b, values_b)
-    shared = [problem for problem in means_a if problem in means_b]
-    if not shared:
-        raise InputError("the two evaluations have no judged problem in common: compare runs on the same problem set")
-    difference = np.array([means_a[p] - means_b[p] for p in shared])
-    return shared, difference, sum(counts_a[p] + counts_b[p] for p in shared)
-
-
 def unpaired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
     """Return the difference of two shares and Newcombe's hybrid interval from their own intervals.
 
@@ -236,18 +160,6 @@ def unpaired_difference(before: Sequence[float], after: Sequence[float]) -> tupl
     p1, l1, u1 = before
     p2, l2, u2 = after
     return p2 - p1, p2 - p1 - math.hypot(p2 - l2, u1 - p1), p2 - p1 + math.hypot(u2 - p2, p1 - l1)
-
-
-def _with_one_each_way(difference_P: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """Return an interval for differences that are all the same, with one more problem won and one more lost.
-
-    Source: Bonett and Price 2012, who add these two to every paired comparison of shares.
-    """
-    from scipy.stats import norm
-
-    more = np.append(difference_P, [1.0, -1.0])
-    half = float(norm.ppf(0.5 + level / 2) * more.std() / math.sqrt(len(more)))
-    return max(float(more.mean()) - half, -1.0), min(float(more.mean()) + half, 1.0)
 
 
 _INTERVALS: dict[str, Callable[..., Ends]] = {

@@ -7,7 +7,8 @@ import pytest
 
 from forkpoint.analyze.measures.paper_tables import Answers, compare_methods, overlap_over_checkpoints
 from forkpoint.errors import InputError
-from forkpoint.evaluate.stats import accuracy, paired_difference
+from forkpoint.evaluate.paired import paired_test
+from forkpoint.evaluate.stats import accuracy
 
 NAN = float("nan")
 
@@ -70,7 +71,7 @@ def test_comparison_is_paired_by_problem():
     row, other, average = compare_methods({"a": ALL, "b": ALL, "c": ALL}, {"b": ALL, "a": TOP})
     assert row.benchmark == "a"
     assert (row.accuracy[0].value, row.accuracy[1].value) == pytest.approx((0.5, 2.5 / 3))
-    assert row.accuracy_difference == paired_difference(TOP.problem, TOP.value, ALL.problem, ALL.value)
+    assert row.accuracy_difference == paired_test(TOP.problem, TOP.value, ALL.problem, ALL.value).difference
     assert row.accuracy_difference.value == pytest.approx((0.5 + 0.0 + 0.5) / 3)
     assert row.length_difference.value == pytest.approx(10.0)
     assert row.length[0] == accuracy(ALL.problem, ALL.length)

@@ -22,13 +22,13 @@ WORDS = {"r": "right", "w": "wrong", "u": "unjudged"}
 
 
 def test_paired_difference_by_hand():
-    before = evaluation({"a": "rw", "b": "ww", "c": "wu", "gone": "rr"})
-    after = evaluation({"a": "rr", "b": "wr", "c": "rr", "new": "ww"})
-    # Changes 0.5, 0.5, 1: mean 2/3, standard error sqrt(1/12)/sqrt(3) = 1/6, t(2) at 97.5 % = 4.302653.
+    before = evaluation({"a": "rw", "b": "ww", "c": "wu", "d": "rw", "gone": "rr"})
+    after = evaluation({"a": "rr", "b": "wr", "c": "rr", "d": "ww", "new": "ww"})
+    # Changes 0.5, 0.5, 1, -0.5: mean 3/8, variance 19/48, standard error sqrt(19/192), t(3) at 97.5 % = 3.182446.
     difference, low, high = paired_difference(before, after)
-    assert difference == pytest.approx(2 / 3, abs=1e-12)
-    assert high - difference == pytest.approx(4.30265273 / 6, abs=1e-6)
-    assert difference - low == pytest.approx(4.30265273 / 6, abs=1e-6)
+    assert difference == pytest.approx(3 / 8, abs=1e-12)
+    assert difference - low == pytest.approx(3.18244631 * math.sqrt(19 / 192), abs=1e-6)
+    assert high == 1.0, "Student's end lies beyond what a difference of shares can be"
 
 
 def test_paired_difference_needs_two_shared_problems():

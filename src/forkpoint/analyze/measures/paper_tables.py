@@ -16,7 +16,8 @@ from forkpoint.analyze import drawing
 from forkpoint.analyze.measures.bands import Interval, ratio_band
 from forkpoint.analyze.measures.flat import Bools, Tokens, all_equal, check_share, sums_by, tokens, top_each, top_pooled
 from forkpoint.errors import InputError
-from forkpoint.evaluate.stats import Estimate, accuracy, paired_difference
+from forkpoint.evaluate.paired import paired_test
+from forkpoint.evaluate.stats import Estimate, accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +208,8 @@ def compare_methods(
                 benchmark=benchmark,
                 accuracy=_pair(accuracy(p, v, level=level) for p, v, _ in pairs),
                 length=_pair(accuracy(p, n, level=level) for p, _, n in pairs),
-                accuracy_difference=paired_difference(b.problem, b.value, a.problem, a.value, level=level),
-                length_difference=paired_difference(b.problem, b.length, a.problem, a.length, level=level),
+                accuracy_difference=paired_test(b.problem, b.value, a.problem, a.value, level=level).difference,
+                length_difference=paired_test(b.problem, b.length, a.problem, a.length, level=level).difference,
             )
         )
     if len(rows) > 1:

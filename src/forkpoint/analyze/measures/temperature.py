@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from forkpoint.analyze import drawing
 from forkpoint.analyze.svg import MUTED
 from forkpoint.errors import InputError
-from forkpoint.evaluate.stats import Estimate, accuracy, paired_difference
+from forkpoint.evaluate.paired import paired_test
+from forkpoint.evaluate.stats import Estimate, accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +66,16 @@ def temperature_curves(
             if pair[1 - side] != reference:
                 continue
             problems, values = results[pair]
-            compared = base is not None and pair != (reference, reference)
+            compared = (
+                None
+                if base is None or pair == (reference, reference)
+                else paired_test(problems, values, *base, level=level)
+            )
             found.append(
                 TemperaturePoint(
                     temperature=pair[side],
                     accuracy=accuracy(problems, values, level=level),
-                    difference=paired_difference(problems, values, *base, level=level) if compared and base else None,
+                    difference=compared.difference if compared else None,
                 )
             )
         curves.append(tuple(found))

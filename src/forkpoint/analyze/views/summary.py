@@ -13,6 +13,7 @@ import numpy as np
 from forkpoint.analyze.rundata import RunData, number, read_rollouts, series, step_of, table_rows
 from forkpoint.errors import InputError
 from forkpoint.evaluate import stats
+from forkpoint.evaluate.paired import paired_test
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -163,8 +164,7 @@ def _difference(
             paired = paired_difference(*(read_rollouts(path, ["prompt_id", "verdict"]) for path in pair))
         except InputError:
             paired = (math.nan,) * 3
-        # Answers that do not explain the recorded accuracies are of something else, and where no problem
-        # changed Student's interval would claim certainty.
+        # Answers that do not explain the recorded accuracies are of something else.
         if abs(paired[0] - (last[0] - first[0])) < 5e-4 and paired[1] < paired[2]:
             return (*paired, "paired by problem")
     return (*stats.unpaired_difference(first, last), "as if the problems were independent")
@@ -192,7 +192,7 @@ def seconds(spent: float) -> str:
 
 
 def paired_difference(before: Table, after: Table) -> tuple[float, float, float]:
-    """Return the change in accuracy on the problems both evaluations judged, with a 95 % Student interval.
+    """Return the change in accuracy on the problems both evaluations judged, with the 95 % interval of `paired_test`.
 
     The mean over problems of `accuracy after - accuracy before`, each the share of right answers among the
     judged ones, so the spread between problems does not widen the interval.
@@ -207,7 +207,7 @@ def paired_difference(before: Table, after: Table) -> tuple[float, float, float]
     Raises:
         InputError: Where no problem is shared.
     """
-    found = stats.paired_difference(*_verdicts(after), *_verdicts(before))
+    found = paired_test(*_verdicts(after), *_verdicts(before)).difference
     if found.problems < 2:
         return math.nan, math.nan, math.nan
     return found.value, found.low, found.high
