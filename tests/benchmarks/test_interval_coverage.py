@@ -62,9 +62,9 @@ def test_alarms_are_those_of_the_paired_test():
     drawn = [rng.integers(-1, 2, (150, 20)), rng.standard_t(1.2, (150, 20)).clip(-9, 9) / 9, np.zeros((3, 20))]
     drawn.append(rng.normal(0.1, 0.3, (50, 80)))
     for rows in drawn:
-        expected = sum(paired_arrays(row, np.zeros(len(row))).p_value < 0.05 for row in rows)
-        assert coverage.alarms(rows.astype(float)) == expected
-    assert coverage.alarms(drawn[1]) > sum(stats.ttest_1samp(drawn[1], 0, axis=1).pvalue < 0.05)
+        expected = [paired_arrays(row, np.zeros(len(row))).p_value < 0.05 for row in rows]
+        assert coverage.alarms(rows.astype(float)).tolist() == expected
+    assert coverage.alarms(drawn[1]).sum() > sum(stats.ttest_1samp(drawn[1], 0, axis=1).pvalue < 0.05)
 
 
 @pytest.mark.parametrize("redrawn", [False, True])
@@ -78,8 +78,21 @@ def test_false_alarms_of_the_paired_test(redrawn):
 
 def test_a_true_difference_is_known():
     # Of what is missing, 0.5 of all, two fifths go in half the problems: 0.1.
-    found = coverage.difference_cell(EVEN, "half the problems", 200, 16, 400, np.random.default_rng(5))
-    assert 91 < found.percent < 98.5
+    found = coverage.difference_cells(EVEN, "half the problems", 200, 16, 400, np.random.default_rng(5))
+    assert all(91 < cell.percent < 98.5 for cell in found)
+
+
+@pytest.mark.parametrize(("share", "part"), [(0.1, 0.8), (0.01, 0.1)])
+def test_a_true_difference_is_judged_as_paired_test_would(share, part, monkeypatch):
+    monkeypatch.setitem(coverage.GAINS, "this", (share, part))
+    found, plain = coverage.difference_cells(HARD, "this", 20, 64, 400, np.random.default_rng(8))
+    rng = np.random.default_rng(8)
+    before = populations.draw(HARD, (400, 20), rng)
+    after = np.where(rng.random(before.shape) < share, before + part * (1 - before), before)
+    a, b = rng.binomial(64, after) / 64, rng.binomial(64, before) / 64
+    true, ends = share * part * 0.75, [paired_arrays(*pair).difference for pair in zip(a, b, strict=True)]
+    assert found.percent == pytest.approx(100 * np.mean([end.low <= true <= end.high for end in ends]))
+    assert plain.percent < found.percent - 1, "Student's interval misses more, and is told apart"
 
 
 def test_methods_are_compared_on_the_same_kind_of_values():
@@ -108,5 +121,5 @@ def test_cells_outside_the_goal_are_marked_and_counted():
 
 def test_a_test_that_is_too_eager_is_seen(monkeypatch):
     narrow = intervals.student
-    monkeypatch.setattr(intervals, "student", lambda values, level: narrow(values, 0.8))
+    monkeypatch.setattr(intervals, "student", lambda values, level=0.95: narrow(values, 0.8))
     assert coverage.size_cell(EVEN, 30, 4, False, 500, np.random.default_rng(7)).percent > 14
