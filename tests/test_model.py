@@ -73,7 +73,12 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("/nowhere/model", "no model directory at"), ("./nope", "no model directory at"), ("a/b/c", "no model directory")],
+    [
+        ("/nowhere/model", "no model directory at"),
+        ("./nope", "no model directory at"),
+        ("a/b/c", "no model directory"),
+        ("runs/nope", "no model directory"),
+    ],
 )
 def test_paths_that_are_no_model(name, sentence):
     with pytest.raises(InputError, match=sentence):

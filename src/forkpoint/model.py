@@ -98,15 +98,26 @@ def load_model(
 def check_path(path: str | Path) -> None:
     """Raise `InputError` for what is clearly meant as a directory and is not one, before the hub is asked."""
     name = str(path)
-    nested = name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
-    looks_local = nested or name.startswith((".", "/", "~"))
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise InputError(f"{name!r} holds no config.json, so it is not a model directory: check model.path")
-    elif Path(name).exists() or looks_local:
+    elif Path(name).exists() or looks_local(name):
         raise InputError(
             f"no model directory at {name!r}: check model.path, or give a hub name such as 'Qwen/Qwen3-0.6B'"
         )
+
+
+def looks_local(path: str | Path) -> bool:
+    """Return whether a name that is no folder was meant as one: the hub would only be asked in vain.
+
+    >>> looks_local("./model"), looks_local("runs/demo"), looks_local("owner/name"), looks_local("gpt2")
+    (True, True, False, False)
+    """
+    name = str(path)
+    # Nobody on the hub is called as the folders that runs and the shipped model are kept in.
+    if name.startswith((".", "/", "~", "runs/", "models/")) or name.count("/") > 1:
+        return True
+    return "/" in name and Path(name).parent.is_dir()
 
 
 def _first_line(error: BaseException) -> str:

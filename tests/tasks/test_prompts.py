@@ -152,7 +152,11 @@ def test_a_wrong_path_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"there is no model folder .*nowhere; give a folder or a hub id"):
         load_tokenizer(tmp_path / "nowhere")
     with pytest.raises(InputError, match="there is no model folder"):
-        load_tokenizer("./models/nowhere")
+        load_tokenizer("runs/nowhere")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="there is no model folder mine/nowhere"):
+        load_tokenizer("mine/nowhere")
     with pytest.raises(InputError, match="no tokenizer could be loaded from the folder") as error:
         load_tokenizer(tmp_path)
     assert "\n" not in str(error.value)

@@ -33,11 +33,11 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, trust_remot
     """
     from transformers import AutoTokenizer
 
+    from forkpoint.model import looks_local
     from forkpoint.tasks.arithmetic_sequence import char_tokenizer
 
     folder = Path(path).expanduser()
-    looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") > 1
-    if looks_local and not folder.is_dir():
+    if not folder.is_dir() and looks_local(path):
         raise InputError(f"there is no model folder {folder}; give a folder or a hub id such as Qwen/Qwen3-0.6B")
     if "char_ords" in _json_object(folder / "tokenizer_config.json"):
         return char_tokenizer(folder)
