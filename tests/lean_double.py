@@ -114,6 +114,9 @@ def misbehave(proof, line, say):
         say("error", line, "linarith failed to find a contradiction")
     if "trace" in words:
         say("information", line, proof.partition("trace")[2].strip())
+    if "complains" in words:
+        forged = {"severity": "error", "pos": {"line": 1, "column": 0}, "data": "of no statement"}
+        print(json.dumps(forged), file=sys.stderr, flush=True)
     if "surroundings" in words:
         say("error", line, json.dumps([sorted(os.environ), os.listdir("."), sys.stdin.read()]))
     if "hang" in words:

@@ -81,6 +81,11 @@ def test_proofs_that_are_refused(binary, code, said):
     assert found.detail.startswith(said)
 
 
+def test_what_a_term_prints_is_no_message(binary):
+    assert judge(binary, fenced("simp complains"))[0].verdict is Verdict.RIGHT
+    assert judge(binary, fenced("wrong complains"))[0].detail == "lean: linarith failed to find a contradiction"
+
+
 def test_axioms_decide(binary):
     assert judge(binary, fenced("choice"))[0].verdict is Verdict.RIGHT
     (found,) = judge(binary, fenced("choice"), axioms=["propext"])

@@ -99,6 +99,11 @@ def test_an_answer_that_continues_an_open_block():
         ("set_option\n debug.skipKernelTC true", "set_option debug.skipKernelTC"), ("set_option «x»", "set_option"),
         ("@[implemented] def x", "attribute implemented"), ("@[simp, init] def x", "attribute init"),
         ("attribute [local tactic] x", "attribute tactic"), ("attribute[-foo] x", "attribute foo"),
+        ("simp (config := match unsafeIO x with | .ok _ => {} | _ => {})", "unsafeIO"), ("IO.println", "IO"),
+        ('exact dbg_trace "x"; h', "dbg_trace"), ('(println! "x") ()', "println"), ("exact eval% f", "eval%"),
+        ("simp (config := f x)", "config"), ("simp (config := cfg)", "config"), ("simp («config» := f)", "config"),
+        ("simp (config := { maxSteps := f x })", "config"), ("aesop (simp_config := { zeta := (f) })", "config"),
+        ("simp (config := {\n zeta := g.{1} })", "config"), ("simp (config := { c with zeta := true })", "config"),
         ("@[simp [x], bad] def y", "attribute simp"), ("@[] x", "attribute "), ('"sorry"', "sorry"),
     ],
 )  # fmt: skip
@@ -111,6 +116,9 @@ def test_words_that_are_not_refused():
     set_option maxHeartbeats 400000 in
     @[simp, local ext] theorem important (macros : Nat) : #s = Finset.card s := by
       simp [elaborate, notations, sorry_free]; exact h1; refine ⟨_, 0x1F, 1e5⟩
+      norm_num (config := { decide := true, maxSteps := 10, }); simp (config:={})
+      rw [Polynomial.eval, lcm_comm, config]
+      simp (config := { transparency := .default, arith := true }) [Nat.System_of, f.eval %  2, configuration := h]
     attribute [-simp] important
     @[elab_as_elim] theorem x : True := trivial
     """

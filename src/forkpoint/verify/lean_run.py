@@ -101,7 +101,7 @@ def find_lean(binary: str = "lean", *, libraries: str = "", memory: float = 32.0
             "the file with the setting binary = '/path/to/lean'"
         )
     found = Lean(binary=str(Path(path).absolute()), version="", libraries=libraries, memory=memory)
-    ran, printed = _run(found, ["--version"], "", START_SECONDS)
+    ran, printed, _ = _run(found, ["--version"], "", START_SECONDS)
     if ran != 0 or "version 4." not in printed:
         how = f"it printed {printed.strip()[:100]!r}" if ran is not None else f"no answer in {START_SECONDS:g} s"
         raise InputError(
@@ -119,9 +119,11 @@ def run_lean(lean: Lean, text: str, deadline: float) -> Ran:
         text: the file.
         deadline: seconds, > 0.
     """
-    code, printed = _run(lean, ["--json", "Answer.lean"], text, deadline)
+    code, printed, complained = _run(lean, ["--json", "Answer.lean"], text, deadline)
+    # Lean writes its messages to one stream; what evaluated terms print while it reads them comes on the other.
     found = [(line, _message(line)) for line in printed.split("\n", MAX_LINES)[:MAX_LINES]]
     other = [line.strip() for line, message in found if message is None and line.strip()]
+    other += [line.strip() for line in complained.split("\n", MAX_LINES)[:MAX_LINES] if line.strip()]
     return Ran(code=code, messages=tuple(one for _, one in found if one is not None), said="; ".join(other)[:1000])
 
 
@@ -134,8 +136,8 @@ def _message(line: str) -> Message | None:
         return None
 
 
-def _run(lean: Lean, arguments: Sequence[str], text: str, deadline: float) -> tuple[int | None, str]:
-    """Return exit code and what was printed on either stream, messages first."""
+def _run(lean: Lean, arguments: Sequence[str], text: str, deadline: float) -> tuple[int | None, str, str]:
+    """Return exit code and what was printed on either stream."""
     with (
         tempfile.TemporaryDirectory(prefix="forkpoint-lean-") as folder,
         tempfile.TemporaryFile() as printed,
@@ -150,7 +152,7 @@ def _run(lean: Lean, arguments: Sequence[str], text: str, deadline: float) -> tu
                 env=_environment(lean, folder), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            return 127, str(error.strerror or error)
+            return 127, str(error.strerror or error), ""
         code: int | None = None
         try:
             code = process.wait(timeout=deadline)
@@ -160,7 +162,7 @@ def _run(lean: Lean, arguments: Sequence[str], text: str, deadline: float) -> tu
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        return code, _read(printed) + "\n" + _read(complained)
+        return code, _read(printed), _read(complained)
 
 
 def _environment(lean: Lean, folder: str) -> dict[str, str]:

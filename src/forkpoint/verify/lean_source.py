@@ -26,10 +26,16 @@ FORBIDDEN = (
     "native_decide", "ofReduceBool", "ofReduceNat", "trustCompiler", "reduceBool", "reduceNat", "native", "set_option",
     "initialize", "include_str", "by_elab", "infix", "infixl", "infixr", "prefix", "postfix", "notation", "notation3",
     "macro", "macro_rules", "syntax", "elab", "elab_rules", "simproc", "simproc_decl", "dsimproc", "dsimproc_decl",
-    "binder_predicate", "unif_hint",
+    "binder_predicate", "unif_hint", "IO", "EIO", "BaseIO", "println", "timeit", "allocprof", "System", "UV", "Lean",
+    "Elab", "MetaM", "CoreM", "TacticM", "TermElabM", "CommandElabM", "ProofWidgets", "Plausible", "plausible",
+    "slim_check", "polyrith", "show_panel_widgets", "with_panel_widgets", "lcProof", "lcUnreachable", "lcAny",
 )  # fmt: skip
-"""Words that extend the language, run code, read files, leave the kernel out or assume something."""
-FAMILIES = ("builtin_", "declare_", "register_", "run_", "macro_", "elab_", "syntax_")
+"""Words that extend the language, run code, read files, leave the kernel out or assume something.
+
+Lean evaluates terms of an answer while it reads it, such as the settings of a tactic. Pure terms may be; the words by
+which one reaches the world may not.
+"""
+FAMILIES = ("builtin_", "declare_", "register_", "run_", "macro_", "elab_", "syntax_", "unsafe", "dbg")
 """Beginnings of words that do the same."""
 HARMLESS = ("elab_as_elim",)
 OPTIONS = ("maxHeartbeats", "maxRecDepth", "synthInstance.maxHeartbeats", "synthInstance.maxSize")
@@ -49,6 +55,9 @@ _OPEN_END = re.compile(r"\s*(?::=\s*(?:by\b)?\s*(?:\bsorry\b)?)?(?:\s*^end\b[^\n
 _RUN = re.compile(r"[0-9A-Za-z_]+")
 _COMMAND = re.compile(r"#[A-Za-z_]\w+")
 _OPTION = re.compile(r"\bset_option\s+([\w.]+)")
+_EVALUATED = re.compile(r"\b(?:eval|by_elab)%")
+_CONFIG = re.compile(r"config\b»?\s*(?P<value>:=\s*(?:\{[^{}()«»]*\})?)?")
+_SETTINGS = re.compile(r"\s*(?:\w+\s*:=\s*(?:\d+|true|false|\.?[A-Za-z]+(?:\.[A-Za-z]+)*)\s*(?:,\s*|$))*")
 _ATTRIBUTE = re.compile(r"(?:@|\battribute\s*)\[([^\]]*)\]?")
 
 
@@ -168,7 +177,7 @@ def refusal(code: str, allow: Iterable[str] = ()) -> str | None:
     """Return the first thing in a model's code that is not allowed, or None.
 
     A word counts wherever it stands, in a string and inside a name with dots too. After a digit every letter counts,
-    since Lean ends a number where a word could begin.
+    since Lean ends a number where a word could begin. `config := ` takes a list of names, numbers, true and false.
 
     Args:
         code: without comments.
@@ -192,7 +201,9 @@ def refusal(code: str, allow: Iterable[str] = ()) -> str | None:
     for found in _COMMAND.finditer(code):
         if found[0] not in allowed:
             return found[0]
-    return _refused_option(code, allowed) or _refused_attribute(code)
+    if _EVALUATED.search(code):
+        return "eval%"
+    return _refused_option(code, allowed) or _refused_attribute(code) or _refused_config(code)
 
 
 def _refused_option(code: str, allowed: frozenset[str]) -> str | None:
@@ -211,6 +222,14 @@ def _refused_attribute(code: str) -> str | None:
             name = words[0].removeprefix("-") if words else ""
             if name not in ATTRIBUTES or "[" in words:
                 return f"attribute {name}"
+    return None
+
+
+def _refused_config(code: str) -> str | None:
+    for found in _CONFIG.finditer(code):
+        value = found["value"]
+        if value is not None and not ("{" in value and _SETTINGS.fullmatch(value[value.index("{") + 1 : -1])):
+            return "config"
     return None
 
 
