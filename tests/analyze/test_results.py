@@ -74,6 +74,14 @@ def test_parquet_is_read_like_jsonl(tmp_path):
     assert as_lines.entropy_N.tolist() == found.entropy_N.tolist()
 
 
+@pytest.mark.parametrize("entropy", [[["a"]], [[[0.5]]], [[None]]])
+def test_entropies_that_are_no_numbers_are_none(tmp_path, entropy):
+    pq.write_table(pa.table({"id": ["a"], "verdict": ["right"], "entropy": entropy}), tmp_path / "x.parquet")
+    found = read_result(tmp_path / "x.parquet")
+    assert (found.entropy_N is None) or np.isnan(found.entropy_N).all()
+    assert found.length_N.tolist() == [1]
+
+
 def test_a_run_gives_its_last_evaluation(tmp_path):
     run = write_synthetic_run(tmp_path / "run")
     found = read_result(run)
@@ -149,7 +157,9 @@ def test_conditions_of_a_file_stand_beside_it(tmp_path):
         ('{"id": "a", "sample": 1, "verdict": 1}\n' * 2, "sample 1 of problem 'a' twice"),
         ('{"id": "a", "correct": [1, 0]}\n' * 2, "problem 'a' comes twice"),
         ('{"id": "a", "correct": [1, 0], "pred": ["1"]}\n', "1 values of answer for 2 verdicts"),
-        ('{"id": "a", "value": 1e999}\n', "infinite value"),
+        ('{"id": "a", "value": 1e999}\n', "value is inf, but right, wrong"),
+        (f'{{"id": "a", "value": 1{"0" * 400}}}\n', "value is 10000.*0…, but right, wrong"),
+        ('{"id": "a", "value": 2e150}\n', r"value is 2e\+150, but"),
     ],
 )
 def test_bad_files_are_named(tmp_path, content, said):

@@ -125,6 +125,34 @@ def test_one_problem_can_be_compared_but_says_nothing():
     assert "cannot resolve any difference" in found.pairs[0].resolution
 
 
+def test_rounding_is_never_worse():
+    first, second = [[0.1, 0.2, 0.3]] * 20, [[0.3, 0.2, 0.1]] * 20
+    for rows in ((1, 1), (2, 2)):
+        found = compare({"": [system("a", *[first] * rows[0]), system("b", *[second] * rows[1])]})
+        assert (found.pairs[0].test.p_value, found.worse()) == (1.0, ())
+    tenths = [[0.3], [0.2], [0.4]], [[0.1], [0.0], [0.2]]
+    (pair,) = compare({"": [system("a", tenths[0]), system("b", tenths[1])]}).pairs
+    assert pair.test.p_value == 0.25
+    assert "no error" in pair.resolution
+
+
+def test_few_problems_resolve_nothing_that_shares_can_differ_by():
+    (pair,) = compare({"": [system("a", [[1], [0]]), system("b", [[0], [0]])]}).pairs
+    assert pair.detectable > 1
+    assert pair.resolution.startswith("These 2 problems cannot resolve any difference: even one of 100 points")
+    (scores,) = compare({"": [system("a", [[30], [0]]), system("b", [[0], [0]])]}).pairs
+    assert "100 points" not in scores.resolution
+
+
+def test_one_note_says_which_conditions_are_not_known():
+    systems = [system(f"s{i}", [[1], [0], [i % 2]]) for i in range(12)]
+    found = compare({"x": systems, "y": systems})
+    (note,) = [note for note in found.notes if "record their conditions" in note]
+    assert note.startswith("s1 and s0 on x; s2 and s0 on x;")
+    assert "; and 16 more pairs: not both" in note
+    assert "s7" not in note
+
+
 def test_systems_alike_everywhere():
     found = compare({"": [OLD, OLD]})
     assert found.pairs[0].test.p_value == 1.0

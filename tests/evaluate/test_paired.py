@@ -134,6 +134,26 @@ def test_the_same_difference_everywhere_is_no_certainty():
     assert (few.p_value, few.difference.low, few.difference.high) == (2 / 2**4, 0.0, 1.0)
 
 
+def test_rounding_is_no_difference():
+    # The same three scores in another order: their means differ in the last bit.
+    first, second = [0.1, 0.2, 0.3] * 20, [0.3, 0.2, 0.1] * 20
+    ids = np.repeat(np.arange(20), 3).tolist()
+    found = paired_test(ids, first, ids, second)
+    assert (found.p_value, found.better, found.worse, found.difference.value) == (1.0, 0, 0, 0.0)
+    # Three problems with the same gain but for rounding: the exact sign test, and no error.
+    same = paired_arrays([0.3, 0.2, 0.4], [0.1, 0.0, 0.2])
+    assert (same.p_value, same.difference.error) == (0.25, 0.0)
+    assert same.difference.low < 0 < same.difference.high
+
+
+@pytest.mark.parametrize("level", [0.5, 0.68, 0.95])
+def test_an_interval_holds_its_estimate(level):
+    for size in (2, 5, 40):
+        for a, b in ((1.0, 0.0), (0.0, 1.0), (0.7, 0.6), (0.5, 0.5)):
+            found = paired_arrays([a] * size, [b] * size, level=level).difference
+            assert found.low <= found.value <= found.high
+
+
 def test_a_higher_level_is_wider():
     rng = np.random.default_rng(2)
     a, b = rng.random(30), rng.random(30)
@@ -172,6 +192,8 @@ def test_holm_by_hand():
 def test_mistakes_are_named():
     with pytest.raises(InputError, match="cannot be paired"):
         paired_arrays([1, 0], [1])
+    with pytest.raises(InputError, match="not finite"):
+        paired_arrays([1, float("nan")], [1, 0])
     with pytest.raises(InputError, match="p value lies outside"):
         holm([0.5, 1.5])
     with pytest.raises(InputError, match="no judged problem in common"):

@@ -146,6 +146,27 @@ def test_difference_over_seeds_by_hand():
     assert 0.05 < p < 1
 
 
+def test_seeds_without_any_spread_claim_no_certainty():
+    right = seed_effect(np.ones((2, 50))).estimate
+    assert (right.error, right.high) == (0.0, 1.0)
+    assert right.low == pytest.approx(accuracy(range(50), [1.0] * 50).low)
+    # But for rounding the same everywhere.
+    nearly = seed_effect([[0.1 + 0.2] * 9, [0.3] * 9])
+    assert (nearly.estimate.error, nearly.seed) == (0.0, 0.0)
+    found, p = seeds_difference([[0.1 + 0.2, 0.4 - 0.1, 0.3]] * 2, [[0.1, 0.1, 0.1]] * 2)
+    assert found.error == 0.0
+    assert math.isnan(p)
+    lengths = seed_effect(np.full((2, 5), 120.0)).estimate
+    assert (lengths.low, lengths.high) == (120.0, 120.0)
+
+
+def test_differences_of_shares_over_seeds_stay_among_shares():
+    found, _ = seeds_difference([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    assert -1 <= found.low < found.value < found.high == 1.0
+    scores, _ = seeds_difference([[10.0, 0.0, 10.0], [0.0, 10.0, 10.0]], [[0.0, 10.0, 0.0], [10.0, 0.0, 0.0]])
+    assert scores.high > 10
+
+
 def test_seed_mistakes_are_named():
     with pytest.raises(InputError, match="two problems or more"):
         seed_effect([[1.0]])

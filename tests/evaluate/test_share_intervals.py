@@ -136,6 +136,13 @@ def test_differences_stay_within_what_shares_can_differ_by():
     assert 0.5 < low < 0.9 < high <= 1.0
 
 
+def test_differences_are_those_of_shares():
+    with pytest.raises(InputError, match=r"outside \[0, 1\]"):
+        differences([1.2, 0.0], [0.0, 0.0])
+    with pytest.raises(InputError, match=r"outside \[0, 1\]"):
+        differences([1.0, 0.0], [float("nan"), 0.0])
+
+
 def test_weights_stand_for_repeated_values():
     value, count = np.array([0.0, 0.25, 1.0]), np.array([5, 7, 3])
     repeated = ends(shares(np.repeat(value, count)))

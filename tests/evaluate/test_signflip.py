@@ -36,7 +36,13 @@ def test_equal_sizes_are_mcnemar():
 
 def test_no_difference_is_no_surprise():
     assert sign_flip([]) == sign_flip([0.0] * 9) == 1.0
-    assert sign_flip([1.0, -1.0]) == pytest.approx(0.75)
+    assert sign_flip([1.0, -1.0]) == sign_flip([0.3, -0.1, -0.2]) == 1.0, "as McNemar's for an even split"
+
+
+def test_sizes_beyond_whole_numbers_of_the_machine():
+    d = np.array([3.0, 2.0, 2.0, 1.0, -1.0])
+    assert sign_flip(1e19 * d) == pytest.approx(sign_flip(d), abs=1e-9)
+    assert sign_flip(1e90 * d) == pytest.approx(sign_flip(d), abs=1e-9)
 
 
 def test_many_differences_make_it_student():

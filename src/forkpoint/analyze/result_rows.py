@@ -36,6 +36,8 @@ class Fields:
     score: str | None = None
 
 
+_LARGEST = 1e100
+"""Values from here on are no scores, and their squares are no numbers."""
 ABSENT: Any = object()
 """What a row does not have, which is not null."""
 
@@ -81,9 +83,12 @@ def _value(value: Any, where: str) -> float:
         return _WORDS[value.lower()]
     if value is None:
         return math.nan
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not abs(value) >= _LARGEST:
         return float(value)
-    raise InputError(f"{where} is {value!r}, but {', '.join(_WORDS)} or a number was expected")
+    shown = repr(value)
+    raise InputError(
+        f"{where} is {shown[:60]}{'…' * (len(shown) > 60)}, but {', '.join(_WORDS)} or a number was expected"
+    )
 
 
 def _number(value: Any, where: str) -> float | None:

@@ -103,7 +103,7 @@ def _table_answers(table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
         if name in table.column_names and is_list(table.column(name).type):
             column = table.column(name)
             extra.setdefault("length", pc.list_value_length(column))
-            if name == "entropy":
+            if name == "entropy" and _holds_numbers(column.type):
                 extra["entropy_sum"] = _sums(column)
             table = table.drop_columns([name])
     for name, column in extra.items():
@@ -112,6 +112,12 @@ def _table_answers(table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
     for start in range(0, len(table), 4096):
         rows = table_rows(table, range(start, min(start + 4096, len(table))))
         yield from ((f"row {start + place}", row) for place, row in enumerate(rows, start=1))
+
+
+def _holds_numbers(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def _sums(column: Any) -> Any:

@@ -171,14 +171,16 @@ def _pair(benchmark: str, first: System, second: System, curve: Mapping[str, Pai
         changed=_changed(shared, a.mean(axis=0), b.mean(axis=0)),
         unshared=len({*names_a} | {*names_b}) - len(shared),
         detectable=detectable,
-        resolution=_resolution(detectable, test, len(shared)),
+        resolution=_resolution(detectable, test, len(shared), shares=bool(((a >= 0) & (a <= 1)).all())),
         spec=_spec_differences(first, second),
     )
 
 
-def _resolution(detectable: float, test: PairedTest, problems: int) -> str:
+def _resolution(detectable: float, test: PairedTest, problems: int, *, shares: bool) -> str:
     if test.difference.problems > 1 and math.isnan(detectable):
         return "No problem differs from the others in its change, so there is no error to say what could be resolved."
+    if shares and detectable > 1:
+        return f"These {problems} problems cannot resolve any difference: even one of 100 points could go unseen."
     return resolution(detectable, problems=problems)
 
 
@@ -243,16 +245,25 @@ def _seedless(spec: EvalSpec) -> EvalSpec:
     return replace(spec, seeds=None)
 
 
+_NAMED = 6
+"""Pairs that one note names."""
+
+
 def _notes(measured: Mapping[str, tuple[Measured, ...]], pairs: Sequence[Pair]) -> tuple[str, ...]:
     notes = list(dict.fromkeys(note for row in measured.values() for one in row for note in one.metrics.notes))
+    bare = []
     for pair in pairs:
         called = f"{pair.second} and {pair.first}" + (f" on {pair.benchmark}" if pair.benchmark else "")
         if pair.unshared:
             notes.append(f"{called}: {pair.unshared} problems are judged in only one of them and are left out.")
         if pair.spec is None:
-            notes.append(f"{called}: not both record their conditions, so they may differ in more than the system.")
+            bare.append(called)
         elif pair.spec:
             notes.append(f"{called} were not evaluated alike: {'; '.join(map(str, pair.spec))}.")
+    if bare:
+        more = f"; and {len(bare) - _NAMED} more pairs" if len(bare) > _NAMED else ""
+        called = "; ".join(bare[:_NAMED]) + more
+        notes.append(f"{called}: not both record their conditions, so they may differ in more than the system.")
     if all(one.seeds == 1 for row in measured.values() for one in row):
         notes.append("One training seed each: the intervals do not cover what another seed would give.")
     if len(pairs) > 1:

@@ -17,6 +17,8 @@ Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 RESAMPLES = 9999
 """Bootstrap draws of a reported interval."""
+ROUNDING = 1e-12
+"""Relative to the larger of 1 and the values: what differs by less differs by the rounding of their sums."""
 _CELLS = 1 << 22
 """Numbers that a batch of bootstrap draws may hold: 32 MiB."""
 
@@ -32,11 +34,24 @@ def standard_error(values: ArrayLike) -> NDArray[np.float64]:
 
         error = std(values, ddof=1) / sqrt(P)
 
+    It is 0 where the values differ by no more than rounding.
+
     >>> float(standard_error([0.0, 0.5, 1.0]).round(6))
     0.288675
     """
     array = np.asarray(values, np.float64)
-    return np.asarray(array.std(axis=-1, ddof=1) / np.sqrt(array.shape[-1]))
+    alike = np.ptp(array, axis=-1) <= ROUNDING * np.maximum(np.abs(array).max(axis=-1), 1)
+    return np.where(alike, 0.0, array.std(axis=-1, ddof=1) / np.sqrt(array.shape[-1]))
+
+
+def differences_of(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Return first - second, 0 where they are the same but for rounding.
+
+    >>> differences_of([0.1 + 0.2, 1.0], [0.3, 0.0]).tolist()
+    [0.0, 1.0]
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    return np.where(np.abs(a - b) <= ROUNDING * np.maximum(np.maximum(np.abs(a), np.abs(b)), 1), 0.0, a - b)
 
 
 def student(values: ArrayLike, level: float = 0.95) -> Ends:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forkpoint.errors import InputError
-from forkpoint.evaluate.intervals import check_level, standard_error
+from forkpoint.evaluate.intervals import check_level, differences_of, standard_error
 from forkpoint.evaluate.share_intervals import differences
 from forkpoint.evaluate.signflip import MOST, sign_flip
 from forkpoint.evaluate.stats import Estimate, mean_estimate, problem_means
@@ -116,12 +116,14 @@ def paired_arrays(a_P: ArrayLike, b_P: ArrayLike, *, samples: int = 0, level: fl
         level: Coverage of the interval.
 
     Raises:
-        InputError: Where lengths differ or `level` is out of range.
+        InputError: Where lengths differ, a value is not finite, or `level` is out of range.
     """
     a, b = np.asarray(a_P, np.float64), np.asarray(b_P, np.float64)
     if a.shape != b.shape or a.ndim != 1:
         raise InputError(f"values of {a.shape} and {b.shape} cannot be paired: give one value a shared problem")
-    difference = a - b
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise InputError("a value is not finite: leave out problems that one of the two has not judged")
+    difference = differences_of(a, b)
     better, worse = int((difference > 0).sum()), int((difference < 0).sum())
     shares = bool(((a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)).all())
     found = mean_estimate(difference, samples=samples, level=level, interval="student")
@@ -244,4 +246,6 @@ def _with_one_each_way(difference_P: NDArray[np.float64], level: float) -> tuple
 
     more = np.append(difference_P, [1.0, -1.0])
     half = float(norm.ppf(0.5 + level / 2) * more.std() / math.sqrt(len(more)))
-    return float(more.mean()) - half, float(more.mean()) + half
+    # The two pull the middle towards 0, at a low level beyond the end.
+    mean, value = float(more.mean()), float(difference_P.mean())
+    return min(mean - half, value), max(mean + half, value)

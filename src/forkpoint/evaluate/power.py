@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forkpoint.errors import InputError
+from forkpoint.evaluate.intervals import standard_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def variance_split(problems: Sequence[Hashable], values: Sequence[float]) -> Var
     spread = np.array([np.var(group, ddof=1) if len(group) > 1 else np.nan for group in groups.values()])
     within = float(np.nanmean(spread)) if (counts > 1).any() else math.nan
     noise = within * float((1 / counts).mean()) if not math.isnan(within) else 0.0
-    between = max(0.0, float(means.var(ddof=1)) - noise) if len(means) > 1 else math.nan
+    between = max(0.0, float(standard_error(means)) ** 2 * len(means) - noise) if len(means) > 1 else math.nan
     samples = float(1 / (1 / counts).mean()) if len(counts) else math.nan
     return VarianceSplit(between=between, within=within, problems=len(counts), samples=samples)
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forkpoint.errors import InputError
-from forkpoint.evaluate.intervals import check_level
+from forkpoint.evaluate.intervals import ROUNDING, check_level, differences_of, standard_error
+from forkpoint.evaluate.share_intervals import shares
 from forkpoint.evaluate.stats import Estimate
 
 
@@ -66,8 +67,10 @@ def seed_effect(values_SP: ArrayLike, *, level: float = 0.95) -> SeedEffect:
         degrees = total**2 / sum(square**2 / freedom for square, freedom in terms)
     error = math.sqrt(max(0.0, sum(square for square, _ in terms)) / y.size)
     value, half = float(y.mean()), float(t.ppf(0.5 + level / 2, degrees)) * error
-    shares = bool(((y >= 0) & (y <= 1)).all())
-    low, high = (max(value - half, 0.0), min(value + half, 1.0)) if shares else (value - half, value + half)
+    low, high = value - half, value + half
+    if _are_shares(y):
+        # Where nothing varies, what is not known of other problems is still not known.
+        low, high = map(float, shares(y.mean(axis=0), level)) if error == 0 else (max(low, 0.0), min(high, 1.0))
     return SeedEffect(
         estimate=Estimate(value=value, low=low, high=high, error=error, problems=problems, samples=seeds),
         seed=seed_deviation(y),
@@ -118,16 +121,17 @@ def seeds_difference(a_SP: ArrayLike, b_SP: ArrayLike, *, level: float = 0.95) -
     if a.shape[1] != b.shape[1]:
         raise InputError(f"{a.shape[1]} and {b.shape[1]} problems cannot be paired: give the shared ones, in one order")
     problems = a.shape[1]
-    difference = a.mean(axis=0) - b.mean(axis=0)
-    terms = [(float(difference.var(ddof=1)) / problems, problems - 1)]
+    difference = differences_of(a.mean(axis=0), b.mean(axis=0))
+    terms = [(float(standard_error(difference)) ** 2, problems - 1)]
     terms += [(seed_deviation(y) ** 2 / len(y), len(y) - 1) for y in (a, b) if len(y) > 1]
     squared = sum(term for term, _ in terms)
     degrees = squared**2 / sum(term**2 / freedom for term, freedom in terms) if squared > 0 else problems - 1
     value, error = float(difference.mean()), math.sqrt(squared)
     half = float(t.ppf(0.5 + level / 2, degrees)) * error
-    found = Estimate(
-        value=value, low=value - half, high=value + half, error=error, problems=problems, samples=len(a) + len(b)
-    )
+    low, high = value - half, value + half
+    if _are_shares(a) and _are_shares(b):
+        low, high = max(low, -1.0), min(high, 1.0)
+    found = Estimate(value=value, low=low, high=high, error=error, problems=problems, samples=len(a) + len(b))
     return found, float(2 * t.sf(abs(value) / error, degrees)) if error > 0 else math.nan
 
 
@@ -140,14 +144,23 @@ def _checked(values_SP: ArrayLike) -> NDArray[np.float64]:
     return y
 
 
+def _are_shares(y: NDArray[np.float64]) -> bool:
+    return bool(((y >= 0) & (y <= 1)).all())
+
+
 def _mean_squares(y: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the mean squares of seeds, of problems and of the rest; 0 for what one seed does not show."""
+    """Return the mean squares of seeds, of problems and of the rest; 0 for rounding, and for what one seed hides."""
     seeds, problems = y.shape
     grand = y.mean()
     row, column = y.mean(axis=1) - grand, y.mean(axis=0) - grand
-    by_problem = float(seeds * (column**2).sum() / (problems - 1))
-    if seeds < 2:
-        return 0.0, by_problem, 0.0
-    by_seed = float(problems * (row**2).sum() / (seeds - 1))
     rest = y - grand - row[:, None] - column
-    return by_seed, by_problem, float((rest**2).sum() / ((seeds - 1) * (problems - 1)))
+    least = y.size * (ROUNDING * max(1.0, float(np.abs(y).max()))) ** 2
+
+    def mean_square(total: float, freedom: int) -> float:
+        return total / freedom if freedom and total > least else 0.0
+
+    return (
+        mean_square(float(problems * (row**2).sum()), seeds - 1),
+        mean_square(float(seeds * (column**2).sum()), problems - 1),
+        mean_square(float((rest**2).sum()), (seeds - 1) * (problems - 1)),
+    )

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from forkpoint.evaluate.intervals import Ends, check_level, student, wilson
+from forkpoint.errors import InputError
+from forkpoint.evaluate.intervals import Ends, check_level, differences_of, student, wilson
 
 Floats = NDArray[np.float64]
 _HALVINGS = 42
@@ -96,6 +97,9 @@ def differences(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> End
     Returns:
         Lower and upper ends of the mean of a - b, (...), in [-1, 1].
 
+    Raises:
+        InputError: Where a value lies outside [0, 1], or `level` is out of range.
+
     Source: as `dirichlet`; what is added is our own.
 
     >>> low, high = differences([0.5, 0.6] * 10, [0.5] * 20)
@@ -104,8 +108,11 @@ def differences(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> End
     """
     check_level(level)
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    plain_low, plain_high = student(a - b, level)
-    x = np.concatenate([a - b, 1 - b, -b, a, a - 1], axis=-1)
+    if not all(((values >= 0) & (values <= 1)).all() for values in (a, b)):
+        raise InputError("a share lies outside [0, 1]: take Student's interval of the differences of other scores")
+    d = differences_of(a, b)
+    plain_low, plain_high = student(d, level)
+    x = np.concatenate([d, 1 - b, -b, a, a - 1], axis=-1)
     weight = np.repeat([1.0, 0.25 / a.shape[-1]], [a.shape[-1], 4 * a.shape[-1]])
     low, high = _quantiles(x, np.broadcast_to(weight, x.shape), level)
     return np.maximum(np.minimum(low, plain_low), -1), np.minimum(np.maximum(high, plain_high), 1)

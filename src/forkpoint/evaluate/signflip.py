@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from forkpoint.evaluate.intervals import ROUNDING
+
 MOST = 64
 """Differences up to which `paired` asks for this test; with more Student's test says the same."""
 _CELLS = 1 << 16
@@ -20,8 +22,9 @@ def sign_flip(difference_P: ArrayLike) -> float:
     If neither system is better, a problem's difference is as likely as its opposite. The sizes of the differences are
     taken as given, so problems without one do not enter. The test is exact but for the half of a tie, which keeps its
     size near its level; where all differences have one size it is the mid-p value of McNemar's test. With fewer than
-    five differences nothing is below 5 %. Sums are counted by convolution: exactly where the differences are multiples
-    of one fraction, as those of k answers are, and on a grid of 65,536 steps elsewhere.
+    five differences nothing is below 5 %. Where gains and losses cancel it is 1. Sums are counted by convolution:
+    exactly where the differences are multiples of one fraction, as those of k answers are, and on a grid of 65,536
+    steps elsewhere.
 
     Args:
         difference_P: float (P,), finite.
@@ -36,7 +39,7 @@ def sign_flip(difference_P: ArrayLike) -> float:
     """
     d = np.asarray(difference_P, np.float64)
     d = d[d != 0]
-    if not len(d):
+    if not len(d) or abs(d.sum()) <= ROUNDING * np.abs(d).sum():
         return 1.0
     sizes = _steps(np.abs(d))
     chance = _sums(sizes)
@@ -52,9 +55,9 @@ def _steps(size_D: NDArray[np.float64]) -> NDArray[np.int64]:
     denominators = np.arange(1, _LARGEST_DENOMINATOR + 1)[:, None]
     multiples = size_D * denominators
     whole = (np.abs(multiples - np.rint(multiples)) < 1e-9 * denominators).all(axis=1)
-    exact = np.rint(multiples[whole.argmax()]).astype(np.int64)
+    exact = np.rint(multiples[whole.argmax()])
     if whole.any() and exact.sum() <= _CELLS:
-        return exact
+        return exact.astype(np.int64)
     return np.maximum(np.rint(size_D * (_CELLS / size_D.sum())), 1).astype(np.int64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from forkpoint.analyze.views.evaluation_figures import difference_forest, forest, pass_curves, scatter
@@ -38,7 +39,7 @@ def render_evaluations(found: Comparison) -> str:
     names = list(dict.fromkeys(one.name for systems in found.benchmarks.values() for one in systems))
     tables = [("Results", results_table(found), reading(found))]
     tables += [
-        (_on("Differences", benchmark), differences_table(found, benchmark), [p.resolution for p in pairs])
+        (_on("Differences", benchmark), differences_table(found, benchmark), _resolutions(pairs))
         for benchmark in found.benchmarks
         if (pairs := [pair for pair in found.pairs if pair.benchmark == benchmark])
     ]
@@ -53,6 +54,11 @@ def render_evaluations(found: Comparison) -> str:
         tables=tables,
         lists=[(_changed_title(pair), changed_table(pair)) for pair in found.pairs],
     )
+
+
+def _resolutions(pairs: Sequence[Pair]) -> list[str]:
+    """Return what each pair can tell apart, named where there are several."""
+    return [f"{p.second} − {p.first}: {p.resolution}" if len(pairs) > 1 else p.resolution for p in pairs]
 
 
 def figures(found: Comparison) -> list[Panel]:
