@@ -122,7 +122,10 @@ def is_open(number):
 def f(): return [number for number in range(1024) if is_open(number)]
 """
     assert script(bare, program + "print(f())").stdout == "[0, 1, 2]\n"
-    judge = "assert candidate() == [0, 1, 2, 3], candidate()"
+    judge = "assert candidate() == [0, 1, 2, 3, 4], candidate()"
+    # Pipes: a socket would be one of this machine's network.
+    program += "import stat\ndef g(): return [stat.S_ISFIFO(os.fstat(number).st_mode) for number in (3, 4)]\n"
+    judge += "\nassert remote('g')() == [True, True]"
     assert bare.run(Trial(program=program, judge=judge, entry="f")).reason == "passed"
 
 
@@ -155,7 +158,9 @@ def test_neither_the_judge_nor_former_programs_are_in_a_programs_memory():
     # Without layers, for only so can a program read its own memory as a file at all.
     with Pool(workers=1, layers=()) as pool:
         former = Trial(
-            program="x = 'former-program-4711'\ndef f(): return x", judge="assert candidate() != 'former-judge-1'"
+            program="x = 'former-program-4711'\ndef f(): return x",
+            judge="assert candidate() != 'former-judge-1'",
+            entry="f",
         )
         assert pool.run(former).ran
         judge = """

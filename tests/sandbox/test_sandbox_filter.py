@@ -27,6 +27,8 @@ def verdict(program: bytes, arch: int, number: int, *arguments: int) -> int:
             accumulator = struct.unpack_from("<I", data, value)[0]
         elif code == 0x15:
             at += yes if accumulator == value else no
+        elif code == 0x54:
+            accumulator &= value
         elif code == 0x45:
             at += yes if accumulator & value else no
         else:
@@ -34,8 +36,8 @@ def verdict(program: bytes, arch: int, number: int, *arguments: int) -> int:
             return value
 
 
-def asker(machine: str, *, pid: int = 1, children: bool = False, own_root: bool = False):
-    program = seccomp.filter_of(machine, pid=pid, children=children, own_root=own_root)
+def asker(machine: str, *, pid: int = 1, children: bool = False, own_root: bool = False, keep_length: bool = False):
+    program = seccomp.filter_of(machine, pid=pid, children=children, own_root=own_root, keep_length=keep_length)
     assert len(program) // 8 < 4096
     tables = (seccomp._ALLOWED, seccomp._BY_ARGUMENT, seccomp._NOT_PERMITTED, seccomp._ATTRIBUTES)
     numbers: dict[str, int] = {}
@@ -89,8 +91,34 @@ def test_arguments_that_reach_out_are_refused(machine):
     assert [ask("prlimit64", pid) for pid in (0, 1)] == [ALLOW, EPERM]
     assert [ask("socketpair", family, 1, 0) for family in (1, 2, 10, 16)] == [ALLOW] + [EPERM] * 3
     assert [ask("sendto", 3, 0, 0, 0, address) for address in (0, 1, 1 << 32)] == [ALLOW, EPERM, EPERM]
-    assert [ask("fcntl", 3, command) for command in (0, 1, 2, 1030, 8, 10, 15, 1031)] == [ALLOW] * 4 + [EPERM] * 4
-    assert [ask("ioctl", 1, request) for request in (0x5401, 0x5451, 0x5412, 0x8901)] == [ALLOW] * 2 + [EPERM] * 2
+    asked = [ask("fcntl", 3, command) for command in (0, 1, 2, 4, 7, 38, 1030, 1032)]
+    assert asked == [ALLOW] * 8
+    # Owners, signals, leases, notices, sizes of pipes, seals, hints.
+    asked = [ask("fcntl", 3, command) for command in (8, 10, 15, 1024, 1026, 1031, 1033, 1036, 1038, 99)]
+    assert asked == [EPERM] * 10
+    asked = [ask("ioctl", 1, request) for request in (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)]
+    assert asked == [ALLOW] * 7
+    # Terminals, owners, network interfaces, attributes of files.
+    others = (0x5412, 0x541C, 0x8901, 0x8902, 0x8910, 0x8912, 0x8927, 0x40086602, 0x401C5820, 0x40806685, 0)
+    assert [ask("ioctl", 1, request) for request in others] == [EPERM] * 11
+    assert [ask("getsockopt", 3, 1, option) for option in (3, 4, 7, 8)] == [ALLOW] * 4
+    assert [ask("getsockopt", 3, 1, option) for option in (17, 26, 31, 59, 76, 77)] == [EPERM] * 6
+    assert [ask("setsockopt", 3, 1, option) for option in (7, 8, 20, 21)] == [ALLOW] * 4
+    assert [ask("setsockopt", 3, 1, option) for option in (1, 16, 25, 26, 32, 33, 36, 50, 51, 52)] == [EPERM] * 10
+
+
+@MACHINES
+def test_what_is_not_opened_for_writing_keeps_its_length_where_no_other_rule_sees_to_it(machine):
+    usual, keeping = asker(machine), asker(machine, keep_length=True)
+    calls = [("openat", -100, 0), ("open", 0)] if machine == "x86_64" else [("openat", -100, 0)]
+    for name, *before in calls:
+        for flags in (0, 1, 2, 3, 0x80000, 0x200 | 1, 0x200 | 2, 0x80241, 0x200 | 1 | 1 << 32):
+            assert keeping(name, *before, flags) == usual(name, *before, flags) == ALLOW
+        for flags in (0x200, 0x200 | 3, 0x80200, 0x200 | 1 << 32):
+            assert (keeping(name, *before, flags), usual(name, *before, flags)) == (EPERM, ALLOW)
+    assert (keeping("truncate"), usual("truncate")) == (EPERM, ALLOW)
+    assert (keeping("openat2"), usual("openat2")) == (ENOSYS, ALLOW)
+    assert [keeping(name) for name in ("ftruncate", "read", "execve")] == [ALLOW, ALLOW, EPERM]
 
 
 @MACHINES

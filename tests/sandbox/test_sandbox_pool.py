@@ -54,7 +54,7 @@ def test_script_passes_by_its_exit_code(pool):
         ("import os\ndef f(x): os._exit(0)", "candidate(1)", "exited with code 0"),
         ("def f(x): return object()", "candidate(1)", "a value of type object, which cannot be judged"),
         ("def f(x): return x", "import os; os._exit(0)", "the judge exited (code 0)"),
-        ("def f(x): return x", "raise SystemExit(0)", "SystemExit: 0"),
+        ("def f(x): return x", "candidate(1)\nraise SystemExit(0)", "SystemExit: 0"),
     ],
 )
 def test_what_fails_is_wrong_and_says_why(pool, program, judge, reason):
@@ -66,7 +66,7 @@ def test_what_fails_is_wrong_and_says_why(pool, program, judge, reason):
 def test_a_judge_that_cannot_be_compiled_leaves_the_answer_unjudged(pool):
     outcome = judged(pool, "def f(x): return x", "assert candidate(1) = 2")
     assert (outcome.passed, outcome.ran) == (False, False)
-    assert outcome.reason.startswith("sandbox failed: the judge cannot be compiled")
+    assert outcome.reason.startswith("the tests cannot be compiled: invalid syntax")
 
 
 def test_plain_values_travel_and_subclasses_arrive_as_their_base(pool):

@@ -51,8 +51,8 @@ class Trial:
     """Untrusted source of Python."""
     judge: str | None = None
     """Trusted source, run in another process. It sees `candidate` (calls `entry` in the program's process) and
-    `remote(name)`, which gives such a proxy for any other function. It passes by running to its end. None: the
-    program alone is run, as a script."""
+    `remote(name)`, which gives such a proxy for any other function. It passes by running to its end after one call
+    at least. None: the program alone is run, as a script."""
     entry: str | None = None
     """Function of the program the judge calls; `Class.method` makes an object of the class without arguments."""
     stdin: str = ""
@@ -68,11 +68,11 @@ class Outcome:
     """
 
     passed: bool
-    """The judge ran to its end; without a judge, the program ended with exit code 0."""
+    """The judge called the program and ran to its end; without a judge, the program ended with exit code 0."""
     reason: str
     """A few plain words."""
     ran: bool = True
-    """False where the sandbox itself failed: the answer is unjudged, neither right nor wrong."""
+    """False where the sandbox failed, or the tests before they called the program: the answer is unjudged."""
     stdout: str = ""
     """What the program wrote to standard output, at most `Limits.output_bytes` of it."""
     stderr: str = ""

@@ -14,10 +14,13 @@ from typing import Any
 
 from . import judge, kernel, landlock, program, root, seccomp, wire
 
-STDOUT, STDERR, LINK, RESULT, FEED = 1, 2, 3, 4, 5
-"""Descriptors of a box: link to the other box, verdict (the judge's alone), request and notes."""
-_RULES = 6
-_FIRST_FREE = 7
+STDOUT, STDERR, HEAR, TELL, RESULT, FEED = 1, 2, 3, 4, 5, 6
+"""Descriptors of a box: pipes from and to the other box, verdict (the judge's alone), request and notes.
+
+A pipe belongs to no network; a pair of sockets made outside would let a box ask about the network of its maker.
+"""
+_RULES = 7
+_FIRST_FREE = 8
 THREADS = 64
 """Threads a program may have; with namespaces counted by the kernel, else bounded by their stacks in memory."""
 OPEN_FILES = 64
@@ -38,6 +41,8 @@ class Protection:
     """Landlock rules by kind of box."""
     folders: dict[str, str]
     """The folder by kind of box."""
+    keep_length: bool
+    """Whether the filter has to refuse what shortens files, for Landlock does not."""
 
 
 def run(kind: str, limits: dict[str, Any], descriptors: list[int], protection: Protection) -> None:
@@ -55,9 +60,9 @@ def run(kind: str, limits: dict[str, Any], descriptors: list[int], protection: P
         _tidy(folder)
         _note("up")
         if kind == "judge":
-            code = judge.run(request["source"], request["entry"], LINK, RESULT)
+            code = judge.run(request["source"], request["entry"], (HEAR, TELL), RESULT)
         else:
-            code = program.run(request["source"], LINK if request["serve"] else None, _note_and_close)
+            code = program.run(request["source"], (HEAR, TELL) if request["serve"] else None, _note_and_close)
     except BaseException as error:  # whatever it is, this process must not go on as a zygote
         with contextlib.suppress(BaseException):
             _note(f"failed {type(error).__name__}: {error}")
@@ -71,8 +76,8 @@ def _place(descriptors: list[int], rules: int | None) -> None:
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
-    # In order: feed, stdout, stderr, link, result; -1 for none.
-    wanted = dict(zip((FEED, STDOUT, STDERR, LINK, RESULT), descriptors, strict=True))
+    # In order: feed, stdout, stderr, hear, tell, result; -1 for none.
+    wanted = dict(zip((FEED, STDOUT, STDERR, HEAR, TELL, RESULT), descriptors, strict=True))
     wanted[_RULES] = -1 if rules is None else rules
     high = {place: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 32) for place, fd in wanted.items() if fd >= 0}
     os.closerange(STDOUT, 32)
@@ -81,7 +86,7 @@ def _place(descriptors: list[int], rules: int | None) -> None:
         os.dup2(nowhere, place)
     for place, fd in high.items():
         os.dup2(fd, place)
-    for place in range(LINK, _FIRST_FREE):
+    for place in range(HEAR, _FIRST_FREE):
         if place not in high:
             with contextlib.suppress(OSError):
                 os.close(place)
@@ -129,7 +134,9 @@ def _enter(kind: str, limits: dict[str, Any], protection: Protection, folder: st
         os.close(_RULES)
     if "seccomp" in layers:
         children = kind == "program" and limits["processes"] > 1
-        seccomp.install(seccomp.filter_of(MACHINE, pid=os.getpid(), children=children, own_root="namespaces" in layers))
+        own_root, keep = "namespaces" in layers, protection.keep_length
+        wanted = seccomp.filter_of(MACHINE, pid=os.getpid(), children=children, own_root=own_root, keep_length=keep)
+        seccomp.install(wanted)
 
 
 def _own_folder(limits: dict[str, Any], folder: str) -> None:

@@ -76,6 +76,7 @@ def _zygote(base: str, wanted: set[str], inherited: tuple[int, ...]) -> tuple[Ke
         kept = Kept(pid=pid, socket=mine)
         hello = _hello(kept)
         if "ready" in hello:
+            kept.layers = frozenset(hello["ready"])
             return kept, hello
         mine.close()
         os.kill(pid, signal.SIGKILL)

@@ -74,6 +74,12 @@ def rejoin(descriptor: int, kind: int) -> None:
     check(LIBC.setns(descriptor, kind), "setns")
 
 
+def name_host(name: bytes) -> None:
+    """Give the host and its domain another name."""
+    check(LIBC.sethostname(name, len(name)), "sethostname")
+    check(LIBC.setdomainname(name, len(name)), "setdomainname")
+
+
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     """Mount a file system."""
     text = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]

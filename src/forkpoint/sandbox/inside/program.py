@@ -5,25 +5,32 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+import gc
 import linecache
 import sys
 import threading
 import traceback
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from . import wire
+from .kernel import LIBC
 
 _FILE = "<program>"
+_TEXT = 1 << 16
+"""Characters of an exception's text that arrive in the judge."""
+_ARGUMENTS = 1 << 20
+"""Bytes of an exception's arguments that do; longer ones stay behind."""
 
 
-def run(source: str, link: int | None, note: Callable[[str], None]) -> int:
+def run(source: str, link: tuple[int, int] | None, note: Callable[[str], None]) -> int:
     """Run the program as a script, or as a module that is then served to the judge.
 
     Args:
         source: The program.
-        link: Descriptor of the judge's box; None: a script.
+        link: Descriptors to hear the judge's box by and to answer it; None: a script.
         note: Tells the keeper, once and before any line of the program runs, what became of compiling.
 
     Returns:
@@ -34,7 +41,7 @@ def run(source: str, link: int | None, note: Callable[[str], None]) -> int:
     if code is None:
         print(failure, file=sys.stderr, flush=True)
         if link is not None:
-            _send(link, {"failed": failure})
+            _send(link[1], {"failed": failure})
         return 1
     module = types.ModuleType("__main__" if link is None else "program")
     sys.modules["__main__"] = sys.modules[module.__name__] = module
@@ -43,12 +50,14 @@ def run(source: str, link: int | None, note: Callable[[str], None]) -> int:
     vars(module)["__builtins__"] = builtins
     status = _executed(code, vars(module))
     if link is None:
-        return _ended(status)
+        gone = weakref.ref(module)
+        del module
+        return _ended(status, gone)
     _flush()
     if status is not None:
-        _send(link, {"failed": status[1]})
+        _send(link[1], {"failed": status[1]})
         return status[0]
-    _serve(link, vars(module))
+    _serve(*link, vars(module))
     return 0
 
 
@@ -104,33 +113,54 @@ def _described(error: BaseException) -> str:
         return "an exception that cannot be shown"
 
 
-def _ended(status: tuple[int, str] | None) -> int:
-    """End as an interpreter does: wait for threads, call what is registered, flush."""
+def _ended(status: tuple[int, str] | None, module: weakref.ref[types.ModuleType]) -> int:
+    """End as an interpreter does: wait for threads, call what is registered, let go of all objects, flush."""
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     _flush()
+    with contextlib.suppress(BaseException):
+        _let_go(module)
+    _flush()
+    with contextlib.suppress(BaseException):
+        LIBC.fflush(None)
     return 0 if status is None else status[0]
 
 
+def _let_go(module: weakref.ref[types.ModuleType]) -> None:
+    """Drop the program's module: files it forgot to close are written, `__del__` and `finally` run.
+
+    os._exit would skip all that; the interpreter's own way out takes too long with what the zygote has loaded.
+    """
+    sys.modules.pop("__main__", None)
+    gc.collect()
+    left = module()
+    if left is not None:
+        # Something else holds the module; an interpreter empties it then.
+        space = vars(left)
+        for name in [name for name in space if name != "__builtins__"]:
+            space[name] = None
+        gc.collect()
+
+
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         with contextlib.suppress(BaseException):
-            stream.flush()
+            stream.flush()  # type: ignore[union-attr]
 
 
-def _send(link: int, message: Any) -> None:
+def _send(writer: int, message: Any) -> None:
     with contextlib.suppress(OSError):  # the judge has ended
-        wire.send(link, message)
+        wire.send(writer, message)
 
 
-def _serve(link: int, space: dict[str, Any]) -> None:
+def _serve(reader: int, writer: int, space: dict[str, Any]) -> None:
     """Answer the judge's calls until it closes."""
-    _send(link, {"ready": True})
+    _send(writer, {"ready": True})
     while True:
         try:
-            request = wire.receive(link)
+            request = wire.receive(reader)
         except (EOFError, OSError, wire.WireError):
             return
         try:
@@ -138,15 +168,26 @@ def _serve(link: int, space: dict[str, Any]) -> None:
         except wire.WireError as error:
             reply = {"unfit": str(error)[:300]}
         except BaseException as error:
-            names = [kind.__name__ for kind in type(error).__mro__]
-            reply = {"raised": names, "text": _described(error)}
+            reply = _raised(error)
         _flush()
         try:
-            wire.send(link, reply)
+            wire.send(writer, reply)
         except wire.WireError as error:
-            _send(link, {"unfit": str(error)[:300]})
+            _send(writer, {"unfit": str(error)[:300]})
         except OSError:
             return
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    """Return what the judge needs to raise the like, whatever the exception's own methods do."""
+    reply = {"raised": [kind.__name__ for kind in type(error).__mro__], "shown": _described(error), "text": ""}
+    with contextlib.suppress(BaseException):
+        reply["text"] = str.__str__(str(error))[:_TEXT]
+    with contextlib.suppress(BaseException):
+        arguments = wire.encode(BaseException.args.__get__(error))  # type: ignore[attr-defined]
+        if len(wire.framed(arguments)) <= _ARGUMENTS:
+            reply["args"] = arguments
+    return reply
 
 
 def _reply(request: Any, space: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ mprotect 10 226, munmap 11 215, brk 12 214, rt_sigaction 13 134, rt_sigprocmask 
 pread64 17 67, pwrite64 18 68, readv 19 65, writev 20 66, access 21 -, pipe 22 -, select 23 -,
 sched_yield 24 124, mremap 25 216, msync 26 227, mincore 27 232, madvise 28 233, dup 32 23, dup2 33 -,
 pause 34 -, nanosleep 35 101, getitimer 36 102, alarm 37 -, setitimer 38 103, getpid 39 172, sendfile 40 71,
-recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205, setsockopt 54 208, getsockopt 55 209,
+recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205,
 exit 60 93, wait4 61 260, waitid 247 95, uname 63 160, flock 73 32, fsync 74 82, fdatasync 75 83,
 truncate 76 45, ftruncate 77 46, getdents 78 -, getcwd 79 17, chdir 80 49, fchdir 81 50, rename 82 -,
 mkdir 83 -, rmdir 84 -, creat 85 -, link 86 -, unlink 87 -, symlink 88 -, readlink 89 -, umask 95 166,
@@ -47,7 +47,7 @@ lgetxattr 192 9, fgetxattr 193 10, listxattr 194 11, llistxattr 195 12, flistxat
 """
 _BY_ARGUMENT = """
 clone 56 220, kill 62 129, tgkill 234 131, prlimit64 302 261, socketpair 53 199, sendto 44 206, fcntl 72 25,
-ioctl 16 29
+ioctl 16 29, setsockopt 54 208, getsockopt 55 209
 """
 _NOT_PERMITTED = """
 socket 41 198, connect 42 203, bind 49 200, listen 50 201, accept 43 202, accept4 288 242, sendmsg 46 211,
@@ -68,12 +68,19 @@ _ATTRIBUTES = """
 chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, utime 132 -, utimes 235 -, utimensat 280 88
 """
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_LOAD, _EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x45, 0x06, 0x54
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 _CLONE_THREAD, _CLONE_NAMESPACES = 0x00010000, 0x7E020080
 _AF_UNIX = 1
-_FCNTL_SIGNALS_AND_PIPES = (8, 10, 15, 1024, 1031)  # SETOWN, SETSIG, SETOWN_EX, SETLEASE, SETPIPE_SZ
-_IOCTL_OWNER_AND_TERMINAL = (0x8901, 0x8902, 0x5412, 0x541C)  # FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX
+_TRUNCATES, _ACCESS = 0x200, 3  # O_TRUNC, O_ACCMODE
+_TRUNCATING = ("truncate", "open", "openat", "openat2")
+"""Calls that shorten a file which may only be read, where rules about files do not cover that."""
+# Lists of what is allowed: others hand out signals, processes, terminals, network addresses or attributes of files.
+_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)  # DUPFD, GETFD to SETFL, locks, DUPFD_CLOEXEC, GETPIPE_SZ
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS2."""
+_SET_OPTION = (2, 7, 8, 9, 20, 21)  # REUSEADDR, SNDBUF, RCVBUF, KEEPALIVE, RCVTIMEO, SNDTIMEO
+_GET_OPTION = (2, 3, 4, 7, 8, 9, 20, 21, 30, 38, 39)  # these, and TYPE, ERROR, ACCEPTCONN, PROTOCOL, DOMAIN
 _PR_GET_SECCOMP, _PR_SET_SECCOMP, _MODE_FILTER = 21, 22, 2
 
 Code = tuple[int, int, int, int]
@@ -96,15 +103,17 @@ def _argument(index: int, high: bool = False) -> Code:
     return (_LOAD, 0, 0, 16 + 8 * index + 4 * high)
 
 
-def _only(index: int, value: int) -> list[Code]:
-    """Allow where the low half of an argument is `value`; the kernel reads it as an int."""
-    return [_argument(index), (_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW), _refuse()]
+def _only(index: int, *values: int) -> list[Code]:
+    """Allow where the low half of an argument is one of `values`; the kernel reads it as an int."""
+    tests = [code for value in values for code in ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW))]
+    return [_argument(index), *tests, _refuse()]
 
 
-def _except(index: int, values: tuple[int, ...]) -> list[Code]:
-    """Allow unless the low half of an argument is one of `values`."""
-    tests = [code for value in values for code in ((_EQUAL, 0, 1, value), _refuse())]
-    return [_argument(index), *tests, (_RETURN, 0, 0, _ALLOW)]
+def _opening(index: int) -> list[Code]:
+    """Allow to open, and to empty what is opened for writing; `index` is that of the flags."""
+    allow: Code = (_RETURN, 0, 0, _ALLOW)
+    emptied = [(_AND, 0, 0, _ACCESS), (_EQUAL, 0, 1, 1), allow, (_EQUAL, 0, 1, 2), allow, _refuse()]
+    return [_argument(index), (_ANY_BIT, 1, 0, _TRUNCATES), allow, *emptied]
 
 
 def _clone(children: bool) -> list[Code]:
@@ -115,11 +124,13 @@ def _clone(children: bool) -> list[Code]:
     return [*anywhere, (_ANY_BIT, 0, 1, _CLONE_THREAD), (_RETURN, 0, 0, _ALLOW), _refuse()]
 
 
-def _conditions(pid: int, children: bool, own_root: bool) -> dict[str, list[Code]]:
-    """Return what the calls of `_BY_ARGUMENT` are tested for."""
+def _conditions(pid: int, children: bool, own_root: bool, keep_length: bool) -> dict[str, list[Code]]:
+    """Return what calls are tested for: those of `_BY_ARGUMENT` and, with `keep_length`, those that open."""
     allow: list[Code] = [(_RETURN, 0, 0, _ALLOW)]
     to_itself = allow if own_root else _only(0, pid)
+    opening = {"open": _opening(1), "openat": _opening(2), "truncate": [_refuse()]} if keep_length else {}
     return {
+        **opening,
         "clone": _clone(children),
         "kill": to_itself,
         "tgkill": to_itself,
@@ -127,16 +138,20 @@ def _conditions(pid: int, children: bool, own_root: bool) -> dict[str, list[Code
         "socketpair": _only(0, _AF_UNIX),
         # An address would reach a socket of somebody else.
         "sendto": [_argument(4), (_EQUAL, 0, 3, 0), _argument(4, high=True), (_EQUAL, 0, 1, 0), *allow, _refuse()],
-        "fcntl": _except(1, _FCNTL_SIGNALS_AND_PIPES),
-        "ioctl": _except(1, _IOCTL_OWNER_AND_TERMINAL),
+        "fcntl": _only(1, *_FCNTL),
+        "ioctl": _only(1, *_IOCTL),
+        "setsockopt": _only(2, *_SET_OPTION),
+        "getsockopt": _only(2, *_GET_OPTION),
     }
 
 
 @functools.cache
-def _first(machine: str) -> bytes:
+def _first(machine: str, keep_length: bool) -> bytes:
     """Return the part that is the same for all boxes; made before the first, so that no box spends time on it."""
     codes: list[Code] = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _AUDIT[machine]), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
-    for number in _numbers(_ALLOWED, machine).values():
+    for name, number in _numbers(_ALLOWED, machine).items():
+        if keep_length and name in _TRUNCATING:
+            continue
         codes += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
     return _packed(codes)
 
@@ -145,11 +160,12 @@ def _packed(codes: Iterable[Code]) -> bytes:
     return b"".join(struct.pack("HBBI", *code) for code in codes)
 
 
-def _second(machine: str, pid: int, children: bool, own_root: bool) -> Iterator[Code]:
+def _second(machine: str, pid: int, children: bool, own_root: bool, keep_length: bool) -> Iterator[Code]:
     """Yield the part that depends on the box: what is tested by argument, and what is refused."""
-    conditions = _conditions(pid, children, own_root)
-    for name, number in _numbers(_BY_ARGUMENT, machine).items():
-        yield from [(_EQUAL, 0, len(conditions[name]), number), *conditions[name]]
+    numbers = _numbers(_ALLOWED, machine) | _numbers(_BY_ARGUMENT, machine)
+    for name, codes in _conditions(pid, children, own_root, keep_length).items():
+        if name in numbers:
+            yield from [(_EQUAL, 0, len(codes), numbers[name]), *codes]
     refused = dict(_numbers(_NOT_PERMITTED, machine))
     if own_root:
         for number in _numbers(_ATTRIBUTES, machine).values():
@@ -164,7 +180,7 @@ def _second(machine: str, pid: int, children: bool, own_root: bool) -> Iterator[
     yield _refuse(errno.ENOSYS)
 
 
-def filter_of(machine: str, *, pid: int, children: bool, own_root: bool) -> bytes:
+def filter_of(machine: str, *, pid: int, children: bool, own_root: bool, keep_length: bool = False) -> bytes:
     """Return the filter as the kernel takes it.
 
     Args:
@@ -172,13 +188,15 @@ def filter_of(machine: str, *, pid: int, children: bool, own_root: bool) -> byte
         pid: Process id of the box as it sees itself: the only receiver of its signals.
         children: Whether it may start processes.
         own_root: Whether it has namespaces of its own: it may signal whatever it sees, and change modes and times.
+        keep_length: Whether to refuse what shortens a file that is not opened for writing. Landlock has rules about
+            that since its third version only.
 
     Raises:
         KernelError: On another machine.
     """
     if machine not in _AUDIT:
         raise KernelError(f"no table of system calls for {machine}")
-    return _first(machine) + _packed(_second(machine, pid, children, own_root))
+    return _first(machine, keep_length) + _packed(_second(machine, pid, children, own_root, keep_length))
 
 
 class _Program(ctypes.Structure):
@@ -194,10 +212,10 @@ def install(program: bytes) -> None:
     )
 
 
-def available() -> str:
+def available(keep_length: bool) -> str:
     """Return an empty text where filters can be used, else why not."""
     try:
-        filter_of(platform.machine(), pid=1, children=False, own_root=True)
+        filter_of(platform.machine(), pid=1, children=False, own_root=True, keep_length=keep_length)
         prctl(_PR_GET_SECCOMP)
     except KernelError as error:
         return str(error)

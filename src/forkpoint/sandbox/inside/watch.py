@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import socket
-import stat
 import struct
 import time
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ START_S = 10.0
 """Seconds a box may take to stand, on a machine with other work; its wall limit counts from then on."""
 END_S = 5.0
 """Seconds killed boxes may take to end before the keeper gives up on its zygote."""
-BROKEN = "sandbox failed: the judge cannot be compiled"
+BROKEN = "the tests "
 """How the reason of a trial begins that no other try could save."""
 _VERDICT_BYTES = 1 << 16
 
@@ -33,6 +32,7 @@ class Kept:
 
     pid: int
     socket: socket.socket
+    layers: frozenset[str] = frozenset()
     incoming: bytearray = field(default_factory=bytearray)
 
     def messages(self) -> list[dict[str, Any]]:
@@ -99,19 +99,17 @@ class Watch:
         judge = self.request["judge"]
         out, err = self._pipe("stdout"), self._pipe("stderr")
         if judge is None:
-            self._fork("program", (out, err), {"serve": False}, "11100")
+            self._fork("program", (out, err), {"serve": False}, "111000")
             return
         verdict = self._pipe("verdict")
-        to_judge, to_program = socket.socketpair()
+        (program_hears, judge_tells), (judge_hears, program_tells) = os.pipe(), os.pipe()
         try:
-            self._fork("program", (out, err, to_judge.fileno()), {"serve": True}, "11110")
-        finally:
-            to_judge.close()
-        try:
-            entry = {"entry": self.request["entry"]}
-            self._fork("judge", (to_program.fileno(), verdict), entry, "10011", keep=to_program.fileno())
-        finally:
-            to_program.close()
+            self._fork("program", (out, err, program_hears, program_tells), {"serve": True}, "111110")
+        except BaseException:
+            for descriptor in (judge_hears, judge_tells, verdict):
+                os.close(descriptor)
+            raise
+        self._fork("judge", (judge_hears, judge_tells, verdict), {"entry": self.request["entry"]}, "100111")
 
     def _pipe(self, name: str) -> int:
         reader, writer = os.pipe()
@@ -119,10 +117,8 @@ class Watch:
         self.pipes[reader] = name
         return writer
 
-    def _fork(
-        self, kind: str, descriptors: tuple[int, ...], request: dict[str, Any], wanted: str, keep: int = -1
-    ) -> None:
-        """Have the zygote fork one box; the descriptors here are closed, but those of sockets."""
+    def _fork(self, kind: str, descriptors: tuple[int, ...], request: dict[str, Any], wanted: str) -> None:
+        """Have the zygote fork one box; the descriptors, which are its alone, are closed here."""
         feed, its = socket.socketpair()
         order = {"box": kind, "limits": self.limits, "descriptors": [letter == "1" for letter in wanted]}
         try:
@@ -130,9 +126,7 @@ class Watch:
         finally:
             its.close()
             for descriptor in descriptors:
-                # Pipes are the box's alone; a socket object closes itself.
-                if descriptor != keep and not _is_socket(descriptor):
-                    os.close(descriptor)
+                os.close(descriptor)
         while True:
             for message in self.kept.messages():
                 if "forked" in message or "refused" in message:
@@ -252,6 +246,10 @@ class Watch:
 
     def _judged(self) -> dict[str, Any]:
         """Weigh limits, ends, notes and the verdict."""
+        verdict = self._said()
+        if verdict is not None and verdict.get("broken"):
+            # Before anything else: this judge may have ended before the program's box stood.
+            return self._result(passed=False, ran=False, reason=verdict["reason"])
         for kind, box in self.boxes.items():
             notes = box.notes.decode("utf-8", "replace").splitlines()
             # A flood of output ends the trial before the judge stands: that is the program's doing.
@@ -267,7 +265,7 @@ class Watch:
             return self._result(passed=False, reason=f"{self.limit} limit")
         if compiled not in ("ready", ""):
             return self._result(passed=False, reason=compiled)
-        return self._verdict() if "judge" in self.boxes else self._exit()
+        return self._verdict(verdict) if "judge" in self.boxes else self._exit()
 
     def _exit(self) -> dict[str, Any]:
         """Judge a script by how it ended."""
@@ -282,17 +280,24 @@ class Watch:
         how = f"exited with code {code}" if code >= 0 else f"exited by {_signal(-code)}"
         return self._result(passed=False, reason=f"{how}: {last}" if last and code >= 0 else how)
 
-    def _verdict(self) -> dict[str, Any]:
-        """Judge by what the judge wrote; only its own end can have written it."""
+    def _said(self) -> dict[str, Any] | None:
+        """Return what the judge wrote, where it came to that; only its own end can have written it."""
         try:
-            verdict = json.loads(bytes(self.texts["verdict"]))
+            verdict: dict[str, Any] = json.loads(bytes(self.texts["verdict"]))
         except ValueError:
+            return None
+        return verdict
+
+    def _verdict(self, verdict: dict[str, Any] | None) -> dict[str, Any]:
+        """Judge by what the judge wrote."""
+        if verdict is None:
             ended = self.boxes["judge"].ended
             code = ended["code"] if ended else -1
+            if code == -signal.SIGKILL and self.kept.layers & {"namespaces", "seccomp"}:
+                # By nobody in here: the program can signal itself alone. A machine without memory does so.
+                return self._result(passed=False, ran=False, reason="sandbox failed: the judge was killed from outside")
             how = f"code {code}" if code >= 0 else _signal(-code)
             return self._result(passed=False, reason=f"the judge exited ({how})")
-        if verdict.get("broken"):
-            return self._result(passed=False, ran=False, reason=f"{BROKEN}: {verdict['reason']}")
         if verdict.get("memory"):
             self.limit = "memory"
         reason, code = verdict["reason"], (self.boxes["program"].ended or {}).get("code")
@@ -321,10 +326,6 @@ class Watch:
 
 class _RefusedError(Exception):
     """The zygote could not fork."""
-
-
-def _is_socket(descriptor: int) -> bool:
-    return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
 
 
 def _signal(number: int) -> str:

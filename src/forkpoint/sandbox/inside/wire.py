@@ -101,6 +101,18 @@ def decode(value: Any, depth: int = 0) -> Any:
 _MANY: dict[str, Any] = {"t": tuple, "s": set, "f": frozenset}
 
 
+def framed(message: Any) -> bytes:
+    """Return one frame.
+
+    Raises:
+        WireError: Where it is too long.
+    """
+    data = json.dumps(message).encode()
+    if len(data) > LARGEST:
+        raise WireError(f"a value of more than {LARGEST} bytes")
+    return struct.pack("!I", len(data)) + data
+
+
 def send(descriptor: int, message: Any) -> None:
     """Write one frame.
 
@@ -108,10 +120,7 @@ def send(descriptor: int, message: Any) -> None:
         WireError: Where it is too long.
         OSError: Where the other end is gone.
     """
-    data = json.dumps(message).encode()
-    if len(data) > LARGEST:
-        raise WireError(f"a value of more than {LARGEST} bytes")
-    write_all(descriptor, struct.pack("!I", len(data)) + data)
+    write_all(descriptor, framed(message))
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import site
 import socket
 import sys
 import time
@@ -51,6 +52,9 @@ def start(command: socket.socket, base: str, layers: set[str], missing: dict[str
     try:
         for name in _PRELOADED.split():
             __import__(name)
+        # `exit`, `quit` and the like, which an interpreter without installed packages leaves out.
+        for put in (site.setquit, site.setcopyright, site.sethelper):
+            put()
         here = -1
         if "namespaces" in layers:
             here = _enter_namespaces(command)
@@ -94,6 +98,7 @@ def _enter_namespaces(command: socket.socket) -> int:
         os.waitpid(first, 0)
         os._exit(0)
     kernel.die_with_parent()
+    kernel.name_host(b"sandbox")
     here = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     root.build(KINDS)
     return here
@@ -108,12 +113,11 @@ def _protection(base: str, layers: set[str], missing: dict[str, str]) -> box.Pro
     if "user" in layers and (why := _no_user()):
         layers.discard("user")
         missing["user"] = why
-    if "seccomp" in layers and (why := seccomp.available()):
-        layers.discard("seccomp")
-        missing["seccomp"] = why
     rules: dict[str, int] = {}
+    keep_length = False
     if "landlock" in layers:
         try:
+            keep_length = not own_root and landlock.version() < landlock.COVERS_TRUNCATION
             for kind, parent in parents.items():
                 # On the parent, so that the rules hold for what is mounted or made inside for each trial.
                 rules[kind] = landlock.ruleset(
@@ -122,9 +126,11 @@ def _protection(base: str, layers: set[str], missing: dict[str, str]) -> box.Pro
         except kernel.KernelError as error:
             layers.discard("landlock")
             missing["landlock"] = str(error)
-    return box.Protection(
-        layers=frozenset(layers), rules=rules, folders={kind: f"{parent}/home" for kind, parent in parents.items()}
-    )
+    if "seccomp" in layers and (why := seccomp.available(keep_length)):
+        layers.discard("seccomp")
+        missing["seccomp"] = why
+    folders = {kind: f"{parent}/home" for kind, parent in parents.items()}
+    return box.Protection(layers=frozenset(layers), rules=rules, folders=folders, keep_length=keep_length)
 
 
 def _no_user() -> str:
