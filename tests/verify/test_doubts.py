@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from forkpoint.verify import symbolic
 from forkpoint.verify.rules import Rule, exact_leaf, find
 from forkpoint.verify.symbolic import compare
 
@@ -86,6 +87,81 @@ KNOWN = [
     (r"0.\overline{3}", "0.3"),
     (r"\sqrt{x^2}", "x"),
     ("x", r"\sqrt{x^2}"),
+    # Capitals, derivatives, whole parts, primes, transposes, vectors, names with values, words behind lists.
+    (r"\frac{M}{M+m}", r"\frac12"),
+    ("R-r", "0"),
+    (r"\frac{R}{r}", "1"),
+    (r"\frac{R}{r}", r"\frac{r}{R}"),
+    ("R+r", "2r"),
+    (r"G\frac{Mm}{r^2}", r"g\frac{m^2}{r^2}"),
+    ("(R,r)", "(r,R)"),
+    (r"\{A,a\}", "a"),
+    (r"\Pi", "3.141593"),
+    ("N=2n", "n=0"),
+    ("N=n", "n=n"),
+    ("M>m", "m>M"),
+    (r"\Omega", r"\omega"),
+    (r"\Gamma", r"\gamma"),
+    ("E", "e"),
+    (r"\frac{dy}{dx}", "0"),
+    (r"\frac{dy}{dx}", r"\frac{dx}{dy}"),
+    (r"m\frac{dv}{dt}", "0"),
+    (r"-\frac{d\phi}{dx}", r"\frac{d\phi}{dx}"),
+    (r"\frac{dS}{dT}+1", "1"),
+    (r"\frac{dy}{dx}=2x", r"\frac{dy}{dx}=3x"),
+    (r"\frac{dy}{dx}=2x", "0=2x"),
+    ("5", r"5+\frac{dy}{dx}"),
+    (r"\frac{d x}{d t}=k x-a", "kx=a"),
+    (r"\frac{d x}{d t}=k x-a", r"x=\frac ak"),
+    (r"\frac{d x}{d t}=k x-a", r"\frac{dx}{dt}=a-kx"),
+    (r"m\frac{dv}{dt}+bv=f", "bv=f"),
+    (r"m\frac{dv}{dt}+bv=f", r"-m\frac{dv}{dt}+bv=f"),
+    (r"m+n-\gcd(m,n)", "m+n-1"),
+    (r"\gcd(n,6)", "1"),
+    (r"\gcd(n,6)", r"\gcd(n,5)"),
+    (r"2^{\gcd(m,n)}-1", "1"),
+    (r"\operatorname{lcm}(m,n)", "mn"),
+    (r"\left[\frac n2\right]", r"\frac n2"),
+    ("[x]+[y]", "x+y"),
+    ("x-[x]", "0"),
+    (r"2\{x\}", "2x"),
+    ("f^{-1}(x)", "1/f(x)"),
+    ("x=2,y=3", "3,2"),
+    ("x=2,y=3", r"\{3,2\}"),
+    ("x=2,y=3", "(3,2)"),
+    ("x=2,y=3", "(x,y)=(3,2)"),
+    ("x=2,y=3", "(y,x)=(2,3)+1"),
+    ("a=1,b=2,c=3", "3,2,1"),
+    ("f(n)=n, g(n)=1", "1,n"),
+    ("x>2", r"x>2\text{ integers}"),
+    (r"k\ge 2", r"k\ge 2\text{ even}"),
+    ("[1,5]", r"[1,5]\text{ integers}"),
+    ("(1,2)", r"(1,2)\text{ closed}"),
+    ("1,2", r"1,2\text{ etc}"),
+    ("1,2", r"1,2\text{ others}"),
+    ("n", r"n\text{ even}"),
+    ("5", r"5\text{ millions}"),
+    ("5", r"5\text{ dozens}"),
+    ("5", r"5\text{ doubled}"),
+    ("5", r"5\text{ incorrect}"),
+    ("5", r"5\text{ percents}"),
+    ("5", r"5\text{ sixths}"),
+    ("f'(x)", "f(x)"),
+    ("y'=2x", "y=2x"),
+    ("f'(x)-f(x)", "0"),
+    ("y'+2y=0", "3y=0"),
+    ("a'-a", "0"),
+    ("A^T", "A"),
+    ("A^TA", "A^2"),
+    ("(AB)^T", "AB"),
+    (r"\vec a\times\vec b", r"\vec b\times\vec a"),
+    (r"\mathbf a\cdot\mathbf b", r"\mathbf a\times\mathbf b"),
+    (r"2\sin 10^\circ", "-1.088042"),
+    (r"\cos 28^\circ", r"\cos 28"),
+    ("-0.952413", r"\cos 60^\circ"),
+    ("x=5", "x=6=5"),
+    (r"90^\circ", r"90\%"),
+    (r"30\text{ degrees}", r"30\%"),
 ]
 
 
@@ -126,6 +202,46 @@ RIGHT = [
     ("(1,2),(3,4)", "(3,4), (1,2)"),
     (r"x \in [-2,7]", "[-2,7]"),
     (r"\text{(C)}", "C"),
+    ("0.5", r"\cos 60^\circ"),
+    (r"\cos 28^\circ", r"\cos(28^\circ)"),
+    (r"\frac{R}{r}", r"\frac{2R}{2r}"),
+    (r"\frac{dy}{dx}=2x", r"2x=\frac{dy}{dx}"),
+    (r"\frac{dx}{dt}=kx-a", r"\frac{d x}{d t}=-a+k x"),
+    (r"m+n-\gcd(m,n)", r"n+m-\gcd(n,m)"),
+    (r"\left[\frac n2\right]", r"[\frac{n}{2}]"),
+    ("x=2,y=3", "(2,3)"),
+    ("x=2,y=3", "2,3"),
+    ("x=2,y=3", "y=3,x=2"),
+    ("x=2,y=3", "(x,y)=(2,3)"),
+    ("y'+2y=0", "2y+y'=0"),
+    (r"x^{\prime}+\frac{r}{V}x-rc=0", r"x'+\frac rV x-rc=0"),
+    ("1440", r"1\,440"),
+    ("10080", "10 080"),
+    ("10080", r"\$10\,080"),
+    ("10080", "x = 10{,}080"),
+    ("58500", "x = 58,500"),
+    ("(1,2)", r"\bigl(1,2\bigr)"),
+    ("5", r"5\text{ apples}"),
+    (r"\frac{3}{4}", r"\frac34\text{ cups}"),
+    (r"3\sqrt2", r"3\sqrt{2}\text{ units}"),
+    ("x=5", r"x=5\text{ apples}"),
+    (r"2\pi", r"2\pi\text{ radians}"),
+    (r"\text{Even}", "even"),
+    (r"\text{even}", r"\text{Even}"),
+    ("y=x", "y=x"),
+    ("5", r"5\text{ units}"),
+    (r"90^\circ", "90"),
+    (r"50\%", "50"),
+    ("3!!", "3!!"),
+    ("3((x+1)^2-4)", "3[(x+1)^2-4]"),
+    ("12", r"12\text{ square units}"),
+    ("6-5i", r"6-5 \cdot i"),
+    ("6-5i", "6-5*i"),
+    ("6-5i", "6+(-5)i"),
+    (r"(0,1)\cup(1,2)", r"(0,1)\cup(1,2)"),
+    (r"\{x|x>2\}", r"\{x|x>2\}"),
+    ("e^2", "e^2"),
+    ("E=mc^2", "E=mc^2"),
 ]
 
 
@@ -134,7 +250,37 @@ def test_right_answers_are_right(gold, answer):
     assert verdict(gold, answer) == "right"
 
 
-@pytest.mark.parametrize("gold", ["1,2,\\ldots,10", "\\frac{1}{", "4 \\, 5", "9^{9^{9^{9}}}", "\\unknowncommand"])
+@pytest.mark.parametrize(
+    ("kind", "gold", "answer", "expected"),
+    [
+        *(("interval", gold, answer, "wrong") for gold in (r"\emptyset", r"\{\}") for answer in (
+            "0<1", r"x^2\ge 0", r"x\ge x", r"|x|\ge0", r"\sin x\le 1",
+        )),
+        ("interval", "x>2", r"(2,\infty)", "right"), ("interval", "0<1", "0<1", "right"),
+        ("tuple", "1,2,3", "3,2,1", "wrong"), ("tuple", "1,2,3", "(3,2,1)", "wrong"), ("tuple", "x, y", "y,x", "wrong"),
+        ("tuple", "1,2,3", r"\frac22,2,3", "right"), ("tuple", "1,2,3", r"(\frac22,2,3)", "right"),
+        ("equation", "N=2n", "n=0", "wrong"),
+    ],
+)  # fmt: skip
+def test_kinds_close_what_parsers_leave_open(kind, gold, answer, expected):
+    assert verdict(gold, answer, kind=kind) == expected
+
+
+def test_an_answer_too_large_to_parse_is_the_answers_fault(monkeypatch):
+    def full(text):
+        if text == "2":
+            raise MemoryError
+        return 1
+
+    monkeypatch.setattr(symbolic, "parsed", full)
+    monkeypatch.setattr(symbolic, "find", lambda gold, answer, rule, leaf: (full(gold), full(answer)))
+    assert compare({"gold": "1", "answer": "2"}) == {"verdict": "wrong", "detail": "too large to evaluate"}
+    assert compare({"gold": "2", "answer": "1"})["verdict"] == "unjudged"
+
+
+@pytest.mark.parametrize(
+    "gold", ["1,2,\\ldots,10", "\\frac{1}{", "4 \\, 5", "9^{9^{9^{9}}}", "\\unknowncommand", "n!!"]
+)
 def test_references_no_parser_reads_safely_are_not_judged(gold):
     assert verdict(gold, "1") == "unjudged"
     assert verdict(gold, gold) == "right"

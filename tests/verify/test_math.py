@@ -108,7 +108,7 @@ def test_detail_says_why_and_hostile_text_is_cheap(gold, text, detail):
 
 
 def test_what_the_caps_let_through_ends_at_the_deadline_and_the_rest_is_judged():
-    texts = [r"\boxed{((9!)!)!}", r"\boxed{\binom{10^9}{10^8}}", r"\boxed{\sqrt{25}}"]
+    texts = [r"\boxed{\binom{10^9+1}{10^8}}", r"\boxed{\binom{10^9}{10^8}}", r"\boxed{\sqrt{25}}"]
     with math_judge(deadline=1.0) as judge:
         start = time.monotonic()
         judgements = judge([prompt("5")] * 3, texts)
@@ -163,7 +163,7 @@ def test_math_verify_own_cases_in_a_box(judge):
     """Measured: the 254 cases of Math-Verify's tests, each prediction put into a box unless it has one.
 
     Upstream searches the prose of a prediction and joins neighbouring boxes; a reward reads the last box alone. So
-    expected equalities are lost (whole sentences in a box, several boxes, looser options named by the case). No
+    expected equalities are lost (whole sentences in a box, several boxes, chains whose sides differ, looser options). No
     expected inequality may be accepted.
     """
     texts = [c["pred"] if "\\boxed" in c["pred"] else f"\\boxed{{{c['pred']}}}" for c in CASES()]
@@ -173,7 +173,7 @@ def test_math_verify_own_cases_in_a_box(judge):
     assert found[0, "wrong"] == 32
     # References with doubled backslashes or longer than the cap, and one with a command that does not exist.
     assert found[1, "unjudged"] == 6
-    assert found[1, "right"] >= 148, found
+    assert found[1, "right"] >= 144, found
 
 
 @needs_data

@@ -20,6 +20,12 @@ SMALL = 1e-3
 """Below this size six decimals say little: see `RELATIVE`."""
 RELATIVE = 1e-3
 """How far a small decimal may be from the other number, relative to the larger."""
+_GREEK = frozenset(
+    """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi
+    psi omega
+    """.split()  # noqa: SIM905 - two dozen quoted words would not be easier to read
+)
 MAX_SYMBOLS = 4
 """Variables for which all sign patterns are tried."""
 
@@ -40,7 +46,77 @@ def doubt(gold: Any, answer: Any, *, chains: bool = True) -> str:
         expected = (gold,) if not isinstance(gold, FiniteSet) else tuple(gold.args)
         if not any(_sides(part) for part in expected) and not all(_names_a_value(part) for part in equations):
             return "an equation of another value"
+        if any(
+            side.is_number and not _equal(side, sides[-1]) for sides in map(_sides, equations) for side in sides[1:-1]
+        ):
+            return "sides of an equation that differ"
+    if _other_names(gold, answer):
+        return "another name"
+    if chains and _other_assignments(gold, answer):
+        return "other values for the names, or values without them"
     return "" if _close(gold, answer) else "equal only by rounding or without a solution"
+
+
+def says_nothing(value: Any) -> bool:
+    """Return whether a relation holds for everything or has no variable: its set is then no interval."""
+    from sympy import S
+    from sympy.core.relational import Relational
+
+    if not isinstance(value, Relational):
+        return False
+    if len(value.free_symbols) != 1:
+        return not value.free_symbols
+    try:
+        return bool(value.as_set() in (S.UniversalSet, S.Reals))
+    except (NotImplementedError, TypeError, ValueError):
+        return False
+
+
+def _other_names(gold: Any, answer: Any) -> bool:
+    """Return whether two answers name different things: `R` and `r`, the symbol `E` and the number e."""
+    from sympy import Symbol
+
+    if isinstance(gold, Symbol) and isinstance(answer, Symbol):
+        plain = gold.name.lower()
+        return gold.name != answer.name and plain == answer.name.lower() and (len(plain) == 1 or plain in _GREEK)
+    return isinstance(gold, Symbol) != isinstance(answer, Symbol) and all(
+        isinstance(side, Symbol) or getattr(side, "is_number", False) for side in (gold, answer)
+    )
+
+
+def _assigned(value: Any) -> dict[Any, Any]:
+    """Return name -> value of several assignments such as `x = 2, y = 3`, in their order; empty for anything else."""
+    from sympy import Eq, FiniteSet, Tuple
+
+    if isinstance(value, Eq) and isinstance(value.lhs, Tuple):
+        named = list(zip(value.lhs.args, _entries(value.rhs), strict=False))
+    else:
+        parts = _entries(value)
+        several = isinstance(value, FiniteSet | Tuple) and all(isinstance(part, Eq) for part in parts)
+        named = [(part.lhs, part.rhs) for part in parts] if several else []
+    found = dict(named)
+    return found if len(found) == len(named) > 1 else {}
+
+
+def _entries(value: Any) -> tuple[Any, ...]:
+    """Return the entries of a list in the order they were written; `(2, 3)` may have been read as an interval."""
+    from sympy import Interval
+
+    if isinstance(value, Interval):
+        return (value.start, value.end)
+    return tuple(getattr(value, "_unsorted_args", ())) or tuple(getattr(value, "args", ()))
+
+
+def _other_assignments(gold: Any, answer: Any) -> bool:
+    """Return whether several names were given other values, or values without their names and not in their order."""
+    expected = _assigned(gold)
+    if not expected or len(set(expected.values())) == 1:
+        return False
+    given = _assigned(answer)
+    if given:
+        return expected.keys() != given.keys() or not all(_equal(expected[name], given[name]) for name in expected)
+    values = _entries(answer)
+    return len(values) != len(expected) or not all(map(_equal, expected.values(), values))
 
 
 def _close(gold: Any, answer: Any) -> bool:

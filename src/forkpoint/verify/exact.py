@@ -41,7 +41,8 @@ _FRACTION = re.compile(
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textrm|operatorname)\s*\{([^{}]*)\}")
 _BOLD = re.compile(r"\*\*([^*]+)\*\*")
 _LOOKALIKES = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " "})
-_SIZES = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])")
+_NESTED_FACTORIAL = re.compile(r"[({][^()a-zA-Z\\]*[!^][^()a-zA-Z\\]*[)}]\s*!")
+_SIZES = re.compile(r"\\(?:left|right|displaystyle|[bB]igg?[lmr]?)(?![a-zA-Z])")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
@@ -226,6 +227,9 @@ def over_cap(answer: str) -> str | None:
     powers = (_operand(answer, match.end()) for match in re.finditer(r"\^|\*\*", answer))
     factorials = (int(digits) for digits in re.findall(r"(\d+)[\s})]*!", answer))
     if any(_tower(power) > MAX_EXPONENT for power in powers) or any(n > MAX_EXPONENT for n in factorials):
+        return "exponent"
+    chosen = (int(digits) for digits in re.findall(r"\\[dt]?binom\s*\{?\s*(\d+)", answer))
+    if any(n > MAX_EXPONENT for n in chosen) or _NESTED_FACTORIAL.search(answer):
         return "exponent"
     return None
 

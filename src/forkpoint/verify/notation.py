@@ -144,6 +144,7 @@ UNREADABLE: Mapping[str, Callable[[str], bool]] = {
     "a number with two points": lambda text: bool(re.search(r"\.\s*\d+\s*\.|\.\s+\.", text)),
     "an ellipsis": lambda text: bool(re.search(r"\\(?:[lcv]?dots|dots[cbmio])(?![a-zA-Z])|\.\.\.|…", text)),
     "invisible or struck parts": lambda text: bool(re.search(r"\\(?:[hv]?phantom|[hv]space|cancel|not|color)", text)),
+    "a double factorial": lambda text: bool(re.search(r"!\s*!", text)),
     "a base inside an expression": lambda text: bool(re.search(r"\d\s*_", text)),
 }
 """Name -> whether an answer has it. Parsers drop or repair these, so what they read is not what was written."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from forkpoint.verify.exact import MAX_LENGTH, exactly_equal, normalise, number, over_cap, strip_wrapping, unwrapped
 from forkpoint.verify.notation import based, bracketed, choice_letters, parts, same_brackets, unreadable
+from forkpoint.verify.opaque import crossed, transposed, trig_degrees
 from forkpoint.verify.units import conversion, field_unit, split_unit
 
 MAX_PARTS = 64
@@ -66,23 +67,29 @@ def expression(gold: str, answer: str, rule: Rule, leaf: Leaf) -> Finding:
     if "%" in rule.unit:
         # The data set names the unit, so the answer may repeat it.
         gold, answer = (re.sub(r"\s*\\?%\s*$", "", strip_wrapping(text)) for text in (gold, answer))
+    gold, answer = trig_degrees(gold), trig_degrees(answer)
     left, gold_unit = split_unit(unwrapped(gold))
     gold_unit = gold_unit or field_unit(rule.unit)
     right, answer_unit = split_unit(unwrapped(answer), symbols=gold_unit is not None)
     ratio = conversion(gold_unit, answer_unit)
-    if ratio is None:
+    if ratio is None or (gold_unit and "%" not in rule.unit and right.endswith("%")):
         return Finding("wrong", "another unit")
     left, right = strip_wrapping(left), strip_wrapping(right)
     if (base := based(right)) or based(left):
         return _same_base(left, right, base)
-    if what := unreadable(left):
+    left, right = _bare_value(left, right), _bare_value(right, left)
+    if number(left) is None and (what := unreadable(left)):
         return Finding("unjudged", f"reference with {what}")
-    if what := unreadable(right):
+    if number(right) is None and (what := unreadable(right)):
         return Finding("wrong", what)
     if not same_brackets(left, right):
         return Finding("wrong", "other brackets")
     if _primes(left) != _primes(right):
         return Finding("wrong", "other primes")
+    if transposed(left) != transposed(right):
+        return Finding("wrong", "other transposes")
+    if crossed(left) or crossed(right):
+        return Finding("wrong", "vectors multiplied in another way")
     return leaf(left, _times(ratio, right), rule)
 
 
@@ -107,6 +114,10 @@ def ordered(gold: str, answer: str, rule: Rule, leaf: Leaf) -> Finding:
     if over := _over(gold, answer):
         return RIGHT if _same(gold, answer) else over
     right = bracketed(strip_wrapping(answer).rpartition("=")[2].strip())
+    if not bracketed(strip_wrapping(gold)) and len(parts(gold)) > 1 and "=" not in gold + answer:
+        # A reference without brackets has an order all the same.
+        gold, answer = f"({strip_wrapping(gold)})", strip_wrapping(answer) if right else f"({strip_wrapping(answer)})"
+        right = bracketed(answer)
     if bracketed(strip_wrapping(gold)) and (right is None or right[0] == "\\{"):
         return Finding("wrong", "no tuple")
     return expression(gold, answer, rule, leaf)
@@ -263,6 +274,12 @@ def _same_base(gold: str, answer: str, answer_base: tuple[str, int] | None) -> F
 def _primes(text: str) -> int:
     """Count quotes after a value, which the parser drops."""
     return len(re.findall(r"(?<=[\d)}\]'\"])\s*(?:['\"]|\^\s*\{?\s*\\prime)", text))
+
+
+def _bare_value(text: str, other: str) -> str:
+    """Return the number behind `x =`, where the other side has no equation: its separators need no parser."""
+    named = re.fullmatch(r"\s*\\?[a-zA-Z]+\s*=([^=]+)", text)
+    return named[1].strip() if named and "=" not in other and number(named[1]) is not None else text
 
 
 def _times(ratio: Fraction, answer: str) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
-from forkpoint.verify.believe import DIGITS, doubt, equal_where_real
+from forkpoint.verify.believe import DIGITS, doubt, equal_where_real, says_nothing
 from forkpoint.verify.exact import is_decimal, number
 from forkpoint.verify.notation import explicit_arguments, explicit_products
+from forkpoint.verify.opaque import opaque, opaque_derivatives
 from forkpoint.verify.rules import Finding, Rule, exact_leaf, find
 
 _PERCENT = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*(?:percent|percentage|pct|\\?%)\s*\}")
@@ -39,11 +40,21 @@ def compare(item: Mapping[str, Any]) -> dict[str, str]:
         else:
             verdict, why = find(item["gold"], item["answer"], Rule(**item.get("rule", {})), symbolic_leaf)
     except (MemoryError, RecursionError):
-        return {"verdict": "unjudged", "detail": "out of memory"}
+        return _too_large(item)
     except Exception as error:
         # sympy raises exceptions of many kinds on expressions of different kinds; those are not equal.
         return {"verdict": "wrong", "detail": f"not comparable ({type(error).__name__})"}
     return {"verdict": verdict, "detail": why}
+
+
+def _too_large(item: Mapping[str, Any]) -> dict[str, str]:
+    """Return the verdict where memory ran out: on the answer if the reference alone can be read."""
+    try:
+        if "search" not in item and parsed(item["gold"]) is not None:
+            return {"verdict": "wrong", "detail": "too large to evaluate"}
+    except (MemoryError, RecursionError):
+        pass
+    return {"verdict": "unjudged", "detail": "out of memory"}
 
 
 WARM_UP = (
@@ -74,8 +85,11 @@ def symbolic_leaf(gold: str, answer: str, rule: Rule) -> Finding:
         return Finding("unjudged", "unreadable reference")
     if given is None:
         return Finding("wrong", "unreadable answer")
+    given = _names_of(given, expected)
     if rule.error:
         return within(expected, given, rule.error)
+    if rule.kind == "interval" and says_nothing(given) and not says_nothing(expected):
+        return Finding("wrong", "a relation that says nothing")
     fits = OF_KIND.get(rule.kind)
     if fits is not None and fits(expected) and not fits(given):
         return Finding("wrong", f"no {rule.kind}")
@@ -156,18 +170,25 @@ def parsed(text: str) -> Any:
     Integers, fractions and decimals are built from their exact value, everything else is LaTeX.
     """
     import sympy
-    from latex2sympy2_extended.latex2sympy2 import latex2sympy, normalize_latex
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy, normalize_latex
     from math_verify.grader import should_treat_as_complex
 
     value = number(text)
     if value is not None:
         exact = sympy.Rational(value.numerator, value.denominator)
         return sympy.Float(exact, 15) if is_decimal(text) else exact
-    plain = _PERCENT.sub(r"\\%", explicit_products(explicit_arguments(text)))
+    plain = _PERCENT.sub(r"\\%", explicit_products(opaque(explicit_arguments(text))))
     latex = normalize_latex(plain, config=_normalization())
     try:
-        return latex2sympy(
-            latex, is_real=not should_treat_as_complex(latex), convert_degrees=False, normalization_config=None
+        return opaque_derivatives(
+            latex2sympy(
+                latex,
+                is_real=not should_treat_as_complex(latex),
+                convert_degrees=False,
+                normalization_config=None,
+                # `M` and `m` are two things.
+                conversion_config=ConversionConfig(lowercase_symbols=False),
+            )
         )
     except (MemoryError, RecursionError):
         raise
@@ -182,6 +203,17 @@ OF_KIND: Mapping[str, Callable[[Any], bool]] = {
     "equation": lambda value: type(value).__name__ in ("Equality", "And"),
 }
 """Kind -> whether a parsed value is of it. An answer must be where its reference is."""
+
+
+def _names_of(value: Any, other: Any) -> Any:
+    r"""Return a value with the other's symbols of the same names: those of `5i` and `5 \cdot i` differ in kind."""
+    from sympy import Basic
+
+    if not (isinstance(value, Basic) and isinstance(other, Basic)):
+        return value
+    known = {name.name: name for name in other.free_symbols}
+    changed = {name: known[name.name] for name in value.free_symbols if known.get(name.name, name) != name}
+    return value.subs(changed) if changed else value
 
 
 def _value(value: Any) -> Any:

@@ -54,12 +54,14 @@ _BARE = tuple(sorted((word for word in _KNOWN if len(word) > 1 and word != "in")
 _RAISED = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _NO_UNITS = frozenset(
     """
-    hundred thousand million billion trillion dozen percent percentage half halves third thirds quarter quarters tenth
-    tenths hundredth hundredths squared cubed factorial pi tau over times plus minus or and not no non never none is
-    isn if sin cos tan cot csc log exp det max gcd lcm mod modulo base to power root sqrt point negative greater less
-    more least most than approximately about zero one two three four five six seven eight nine ten true false yes wrong
-    infinity
-    """.split()  # noqa: SIM905 - eighty quoted words would not be easier to read
+    hundred thousand million billion trillion quadrillion dozen score gross lakh crore kilo mega giga percent percentage
+    permille ppm ppb half halves third quarter fifth sixth seventh eighth ninth tenth hundredth squared cubed doubled
+    tripled halved negated reciprocal inverse inverted raised factorial pi tau over times plus minus or and not no non
+    never none is isn if sin cos tan cot csc log exp det max gcd lcm mod modulo base to power root sqrt point negative
+    greater less more least most than approximately about zero one two three four five six seven eight nine ten eleven
+    twelve twenty thirty forty fifty sixty true false yes wrong infinity incorrect except unless else neither cannot
+    impossible versus maybe perhaps possibly excluding
+    """.split()  # noqa: SIM905 - a hundred quoted words would not be easier to read
 )
 """Words that change a value or deny it: what they stand in is no unit."""
 
@@ -97,7 +99,8 @@ def split_unit(answer: str, *, symbols: bool = False) -> tuple[str, Unit | None]
         if found is None or not text[: found.start()].strip():
             continue
         # Upright letters in a formula may be a product; prose is words.
-        unit = read_unit(re.sub(_TEXT, r"\1 ", found["unit"]), prose=bool(_PROSE.match(found["unit"])))
+        prose = bool(_PROSE.match(found["unit"])) and _is_quantity(text[: found.start()])
+        unit = read_unit(re.sub(_TEXT, r"\1 ", found["unit"]), prose=prose)
         if unit is not None:
             return text[: found.start()].strip(), unit
     for sign, name in _CURRENCY.items():
@@ -105,6 +108,18 @@ def split_unit(answer: str, *, symbols: bool = False) -> tuple[str, Unit | None]
             measure, factor = _KNOWN.get(name, (name, Fraction(1)))
             return text.replace(sign, ""), Unit(powers=((measure, 1),), factor=factor)
     return text, None
+
+
+def _is_quantity(text: str) -> bool:
+    r"""Return whether a text is one number, perhaps after `x =`: words behind a list, a relation or a name say more.
+
+    >>> [_is_quantity(text) for text in (r"x = 3\sqrt{2}", "1,000", "1, 2", "x > 2", "n")]
+    [True, True, False, False, False]
+    """
+    value = re.sub(r"\{,\}|\\[,;!]", "", text.rpartition("=")[2])
+    if re.search(r"[<>\[\]∪∩]|\\(?:[lg]eq?|[lg]t|cup|cap|in|to|\{)(?![a-zA-Z])|[,;](?!\d{3}(?!\d))", value):
+        return False
+    return not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", value))
 
 
 def read_unit(words: str, *, prose: bool = True) -> Unit | None:
@@ -126,7 +141,7 @@ def read_unit(words: str, *, prose: bool = True) -> Unit | None:
             side = -1
         elif word in _RAISED:
             raised = _RAISED[word]
-        elif word.lower() in _NO_UNITS or (measured := _measured(word, prose)) is None:
+        elif not _NO_UNITS.isdisjoint(_forms(word)) or (measured := _measured(word, prose)) is None:
             return None
         else:
             times = side * (int(exponent.strip("{} ")) if exponent else raised or 1)
@@ -159,12 +174,18 @@ def field_unit(text: str | None) -> Unit | None:
     return split_unit(f"1{plain}")[1] or read_unit(re.sub(r"[{}]|\\text|\\mathrm", "", plain)) if plain != "%" else None
 
 
+def _forms(word: str) -> tuple[str, ...]:
+    """Return a word in small letters, as it stands and without the endings of a plural."""
+    lower = word.lower()
+    return lower, lower.removesuffix("s"), lower.removesuffix("es")
+
+
 def _measured(word: str, prose: bool) -> tuple[str, Fraction] | None:
     """Return what a word measures and its factor; words that are in no table measure themselves."""
     if word in _SYMBOLS:
         return _KNOWN[word]
-    lower = word.lower()
-    for form in (lower, lower.removesuffix("s"), lower.removesuffix("es")):
+    lower, *_ = forms = _forms(word)
+    for form in forms:
         if form in _KNOWN and (len(form) > 2 or form == word):
             return _KNOWN[form]
     # Two letters may be a product of variables, and `\text{π}` is a number.
