@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,73 @@ def test_an_interrupted_grading_is_continued(folder, monkeypatch):
     assert "earlier call" not in run(*RECORDED, *out, "--fresh").stdout
 
 
+GRADED = [{"id": name, "sample": 0, "verdict": verdict} for name, verdict in (("a", "right"), ("b", "wrong"))]
+TRACE = [{"prompt_id": row["id"], "ids": [1], "entropy": [0.1], "verdict": row["verdict"]} for row in GRADED]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out"),
+    [
+        (["compare", "one.jsonl", "two.jsonl"], "two.jsonl"),
+        (["compare", "x=one.jsonl:verdict", "two.jsonl"], "link.jsonl"),
+        (["compare", "one.jsonl", "evals"], "evals/mine.jsonl"),
+        (["compare", "one.jsonl", "two.jsonl"], "pipe"),
+        (["select", "mine.jsonl", "--answers", "t.jsonl", "--id", "id", "--mixed"], "mine.jsonl"),
+        (["select", "mine.jsonl", "--answers", "t.jsonl", "--id", "id", "--mixed"], "t.jsonl"),
+        (["select", "mine.jsonl", "--answers", "t.jsonl", "--id", "id", "--mixed", "--areas", "k.manifest.jsonl"],
+         "k.jsonl"),
+        ([*RECORDED], "pipe.parquet"),
+        (["analyze", "t.jsonl"], "t.jsonl"),
+        (["analyze", "t.jsonl", "--save", "t.jsonl"], "page.html"),
+        (["report", "evals"], "evals/mine.jsonl"),
+    ],
+)  # fmt: skip
+def test_what_is_read_is_not_replaced(folder, arguments, out):
+    for name in ("one.jsonl", "two.jsonl"):
+        write(name, *GRADED)
+    write("t.jsonl", *TRACE)
+    write("r.jsonl", {"a": "1", "c": "1"})
+    write("k.manifest.jsonl", {"id": "a", "entropy_area": 1.0})
+    (folder / "evals").mkdir()
+    write("evals/mine.jsonl", *GRADED)
+    (folder / "link.jsonl").symlink_to("one.jsonl")
+    for pipe in ("pipe", "pipe.parquet"):
+        os.mkfifo(pipe)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    done = run(*arguments, "--out", out)
+    assert done.exit_code == 2, done.output
+    assert "would replace what is read from" in done.stderr or "which cannot be replaced" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert all((folder / pipe).is_fifo() for pipe in ("pipe", "pipe.parquet"))
+
+
+def test_a_page_is_written_through_a_link(folder):
+    for name in ("one.jsonl", "two.jsonl"):
+        write(name, *GRADED)
+    (folder / "far").mkdir()
+    (folder / "page.html").symlink_to("far/page.html")
+    for _ in range(2):
+        assert run("compare", "one.jsonl", "two.jsonl", "--out", "page.html").exit_code == 0
+    assert (folder / "page.html").is_symlink()
+    assert (folder / "far/page.html").read_text().startswith("<!doctype html>")
+
+
+def test_selection_by_graded_answers_without_tokens(folder):
+    write("r.jsonl", *({"i": row["id"], "a": row["answer"], "c": [r"\boxed{0}", r"\boxed{1}"]} for row in PROBLEMS))
+    assert run(*RECORDED, "--id", "i", "--out", "g.parquet").exit_code == 0
+    write("g.jsonl", {"id": "a", "verdict": ["right", "wrong"], "length": [3, 5]}, {"id": "b", "verdict": "right"})
+    for answers, kept, reasons in (
+        ("g.parquet", ["a", "b"], {"all wrong": 1}), ("g.jsonl", ["a"], {"all right": 1, "not answered": 1}),
+    ):  # fmt: skip
+        done = run("select", "mine.jsonl", "--answers", answers, "--id", "id", "--out", "k.jsonl", "--mixed", "--json")
+        assert done.exit_code == 0, done.output
+        assert [json.loads(line)["id"] for line in (folder / "k.jsonl").read_text().splitlines()] == kept
+        assert (json.loads(done.stdout)["dropped"], json.loads(done.stdout)["answers"]) == (reasons, answers)
+    first = json.loads((folder / "k.manifest.jsonl").read_text().splitlines()[0])
+    assert (first["answers"], first["judged"], first["right"], first["length"]) == (2, 2, 1, 4)
+
+
 def test_merging(folder):
     for seed, name in enumerate(("one", "two")):
         tiny.save(folder / name, seed=seed)
@@ -133,6 +201,9 @@ def test_the_list_of_benchmarks():
     assert {row["name"] for row in json.loads(run("eval", "--list", "--json").stdout)} >= {"aime24", "cruxeval"}
 
 
+SELECT = ("select", "mine.jsonl", "--answers", "mine.jsonl", "--out", "o.jsonl")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -148,7 +219,13 @@ def test_the_list_of_benchmarks():
         (["eval", "m", "--data", "mine.jsonl", "--place", "under"], "--place 'under' is none of after"),
         (["eval", "m", "--data", "mine.jsonl", "--top-p", "2"], "top_p = 2"),
         (["eval", "m", "x=1", "--data", "mine.jsonl"], "'x=1' changes a recipe"),
-        (["eval", "m", "--data", "mine.jsonl", "--model", "x"], "--model names a model of a server"),
+        (["eval", "m", "--data", "mine.jsonl", "--model", "x"], "--model is for a server, and m is none"),
+        (["eval", "m", "--data", "mine.jsonl", "--api", "foo"], "--api is for a server, and m is none: leave it out"),
+        (["eval", "m", "--data", "mine.jsonl", "--concurrency", "0"], "--concurrency is for a server"),
+        (["eval", "m", "--data", "mine.jsonl", "--top-logprobs", "3"], "--top-logprobs is for a server"),
+        (["eval", "http://localhost:1/v1", "--data", "mine.jsonl", "--slots", "2"], "--slots is for a model"),
+        ([*RECORDED, "--dtype", "float32"], "--dtype changes nothing about recorded completions"),
+        (["eval", "m", "--benchmark", "countdown", "--limit", "0"], "--limit 0 asks no problem: give 1 or more"),
         (["eval", "http://localhost:1/v1", "--data", "mine.jsonl", "--api", "x", "--model", "m"], "--api 'x' is none"),
         (["eval", "http://localhost:1/v1", "--data", "mine.jsonl"], "cannot be reached"),
         (["eval", "http://localhost:1/v1", "--data", "mine.jsonl", "--engine", "vllm"], "is a server: leave it out"),
@@ -169,6 +246,13 @@ def test_the_list_of_benchmarks():
         (["eval", "m", "--data", "noid.jsonl", "--id", "id"], "noid.jsonl line 2, field 'id' is empty"),
         (["select", "mine.jsonl", "--answers", "mine.jsonl", "--out", "o.jsonl", "--top", "1"], "takes areas"),
         (["select", "mine.jsonl", "--answers", "none", "--out", "o.jsonl", "--mixed"], "there is no none"),
+        ([*SELECT, "--areas", "s/nope", "--top", "1"], "there is no manifest s/nope: give the .manifest.jsonl"),
+        ([*SELECT, "--mixed", "--split", "test"], "--split names a split of a folder or hub data set, and"),
+        ([*SELECT, "--mixed", "--config", "main"], "--config is of a hub data set, and mine.jsonl lies here"),
+        ([*SELECT, "--mixed", "--part", "foo"], "--part 'foo' is neither rollouts nor evals"),
+        ([*SELECT, "--mixed", "--part", "evals"], "--part names a part of a run, and mine.jsonl is none"),
+        ([*SELECT, "--min-pass", "nan"], "--min-pass nan bounds nothing: give a number"),
+        ([*SELECT, "--mixed"], "mine.jsonl, row 1 has no verdict"),
         (["merge", "one", "--base", "two", "--out", "three"], "there is no checkpoint folder one"),
     ],
 )

@@ -170,6 +170,10 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run, or a comparison of several, as one HTML file and print its path."""
+    from forkpoint.train.files import output_path
+
+    if out is not None:
+        output_path(out, run_dirs)
     if len(run_dirs) > 1:
         from forkpoint.analyze.views.compare_runs import write_comparison
 

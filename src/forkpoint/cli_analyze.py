@@ -118,7 +118,11 @@ def analyze(
         if value not in valid:
             raise InputError(f"{name} {value!r} is none of {', '.join(str(word) for word in valid if word)}")
     from forkpoint.analyze.studies.asked import Changes, asked_for, studied
+    from forkpoint.train.files import output_path
 
+    read = [path for path in (source, prompts) if path is not None and Path(path).is_file()]
+    for path in (out, *([save] if save is not None else [])):
+        output_path(path, read)
     asked = asked_for(
         checkpoints=checkpoints, temperatures=temperatures, divergence=divergence, forced=forced, share=share
     )

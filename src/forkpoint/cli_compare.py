@@ -53,10 +53,12 @@ def compare(
     from dataclasses import replace
 
     from forkpoint.analyze.result_rows import Fields
-    from forkpoint.analyze.systems import read_systems
+    from forkpoint.analyze.systems import parse_source, read_systems
     from forkpoint.analyze.views.compare_evaluations import write_evaluations
     from forkpoint.evaluate import compare as comparing
+    from forkpoint.train.files import output_path
 
+    output_path(out, [path for system in systems for path in parse_source(system).paths])
     fields = Fields(problem=problem, value=value, answer=answer, score=score)
     benchmarks, left_out = read_systems(systems, fields)
     found = comparing.compare(benchmarks, level=level)

@@ -54,24 +54,31 @@ def evaluate(
         typer.Option("--place", rich_help_panel=_DRAWN, help="Of the instruction: after, before, system, none."),
     ] = None,
     template: Annotated[
-        str, typer.Option("--template", rich_help_panel=_HERE, help="auto, none, chat, or text with {question}.")
-    ] = "auto",
+        str | None,
+        typer.Option("--template", rich_help_panel=_HERE, help="auto (default), none, chat, or text with {question}."),
+    ] = None,
     engine: Annotated[
         str, typer.Option("--engine", rich_help_panel=_HERE, help="What decodes: embedded or vllm.")
     ] = "embedded",
-    slots: Annotated[int, typer.Option("--slots", rich_help_panel=_HERE, help="Answers decoded at once.")] = 64,
-    dtype: Annotated[str, typer.Option("--dtype", rich_help_panel=_HERE)] = "auto",
-    device: Annotated[str, typer.Option("--device", rich_help_panel=_HERE)] = "auto",
+    slots: Annotated[
+        int | None, typer.Option("--slots", rich_help_panel=_HERE, help="Answers decoded at once; 64 if not given.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", rich_help_panel=_HERE, help="auto if not given.")] = None,
+    device: Annotated[str | None, typer.Option("--device", rich_help_panel=_HERE, help="auto if not given.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", rich_help_panel=_SERVER, help="The server's name of it.")
     ] = None,
-    api: Annotated[str, typer.Option("--api", rich_help_panel=_SERVER, help="chat or completions.")] = "chat",
+    api: Annotated[
+        str | None, typer.Option("--api", rich_help_panel=_SERVER, help="chat (the default) or completions.")
+    ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", rich_help_panel=_SERVER, help="Requests under way at once.")
-    ] = 16,
+        int | None,
+        typer.Option("--concurrency", rich_help_panel=_SERVER, help="Requests under way at once; 16 if not given."),
+    ] = None,
     top_logprobs: Annotated[
-        int, typer.Option("--top-logprobs", rich_help_panel=_SERVER, help="Likely tokens to ask for.")
-    ] = 0,
+        int | None,
+        typer.Option("--top-logprobs", rich_help_panel=_SERVER, help="Likely tokens to ask for; 0 if not given."),
+    ] = None,
     completions: Annotated[
         Path | None, typer.Option("--completions", rich_help_panel=_RECORDED, help="Grade this JSONL file instead.")
     ] = None,
@@ -112,10 +119,12 @@ def evaluate(
         rows = described()
         typer.echo(json_text(rows) if as_json else benchmarks_text(rows))
         return
+    here = {"template": template, "slots": slots, "dtype": dtype, "device": device}
+    served = {"model": model, "api": api, "concurrency": concurrency, "top_logprobs": top_logprobs}
     given = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     if completions is not None:
-        idle = {"--benchmark": benchmark, "--data": data, "--limit": limit, "--place": place, "--model": model, **given}
-        _idle(idle, "changes nothing about recorded completions")
+        idle = {"--benchmark": benchmark, "--data": data, "--limit": limit, "--place": place, **given}
+        _idle(idle | here | served, "changes nothing about recorded completions")
         if target is not None:
             raise InputError(f"give either {target} or --completions, not both")
         if answer is None or completion is None:
@@ -139,10 +148,7 @@ def evaluate(
     if overrides:
         raise InputError(f"{overrides[0]!r} changes a recipe, and a benchmark is not one: use the options of `eval`")
     planned = _planned(benchmark or [], data, given, question, answer, id, verifier, limit, place)
-    answerer = _answerer(
-        target, planned, model=model, api=api, concurrency=concurrency, top_logprobs=top_logprobs,
-        template=template, engine=engine, slots=slots, dtype=dtype, device=device,
-    )  # fmt: skip
+    answerer = _answerer(target, planned, engine, here, served)
     from forkpoint.evaluate import runner
 
     results = []
@@ -209,26 +215,19 @@ def _idle(options: Mapping[str, Any], why: str) -> None:
 def _answerer(
     target: str,
     planned: Sequence[tuple[Benchmark, Problems, Drawing]],
-    *,
-    model: str | None,
-    api: str,
-    concurrency: int,
-    top_logprobs: int,
-    template: str,
     engine: str,
-    slots: int,
-    dtype: str,
-    device: str,
+    here: Mapping[str, Any],
+    served: Mapping[str, Any],
 ) -> Callable[[Drawing], Answerer]:
+    """Return what answers, after refusing settings of the other kind of source; None is a setting's own default."""
     from forkpoint.evaluate.endpoint import EndpointSettings, is_url, open_endpoint
     from forkpoint.evaluate.sources import LocalSettings, open_local
 
     if engine not in ("embedded", "vllm"):
         raise InputError(f"--engine {engine!r} is none of embedded, vllm")
     if not is_url(target):
-        if model is not None:
-            raise InputError(f"--model names a model of a server, and {target} is none: leave it out")
-        local = LocalSettings(template=template, slots=slots, dtype=dtype, device=device)
+        _idle(served, f"is for a server, and {target} is none")
+        local = LocalSettings(**{name: value for name, value in here.items() if value is not None})
         if engine == "embedded":
             return open_local(target, local)
         from forkpoint.evaluate.with_vllm import open_with_vllm
@@ -236,12 +235,10 @@ def _answerer(
         return open_with_vllm(target, [(problems.prompts, drawing) for _, problems, drawing in planned], local)
     if engine != "embedded":
         raise InputError(f"--engine says what decodes a model here, and {target} is a server: leave it out")
-    if api not in ("chat", "completions"):
-        raise InputError(f"--api {api!r} is none of chat, completions")
-    settings = EndpointSettings(
-        model=model, api=api, concurrency=concurrency, top_logprobs=top_logprobs,  # type: ignore[arg-type]
-    )  # fmt: skip
-    return open_endpoint(target, settings)
+    _idle(here, f"is for a model decoded here, and {target} is a server")
+    if served["api"] not in (None, "chat", "completions"):
+        raise InputError(f"--api {served['api']!r} is none of chat, completions")
+    return open_endpoint(target, EndpointSettings(**{name: one for name, one in served.items() if one is not None}))
 
 
 def _evaluate_recipe(target: str, overrides: Sequence[str], *, as_json: bool) -> None:

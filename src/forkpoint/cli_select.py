@@ -23,7 +23,7 @@ def select(
     id: Annotated[str | None, typer.Option("--id", help="Field that names a problem.")] = None,
     split: Annotated[str | None, typer.Option("--split")] = None,
     config: Annotated[str | None, typer.Option("--config", help="Of a hub data set.")] = None,
-    part: Annotated[str, typer.Option("--part", help="Of a run: rollouts or evals.")] = "rollouts",
+    part: Annotated[str | None, typer.Option("--part", help="Of a run: rollouts (the default) or evals.")] = None,
     min_pass: Annotated[float | None, typer.Option("--min-pass", help="Share of right answers.")] = None,
     max_pass: Annotated[float | None, typer.Option("--max-pass")] = None,
     mixed: Annotated[bool, typer.Option("--mixed", help="Only with right and wrong answers.")] = False,
@@ -48,12 +48,20 @@ def select(
 
     forkpoint select train.jsonl --answers runs/demo --out kept.jsonl --area-model models/base --top 5000
     """
-    from forkpoint.analyze.traces.sources import open_traces
+    from forkpoint.analyze.traces.sources import is_run
     from forkpoint.selection.choose import Criteria
-    from forkpoint.selection.problems import area_of
-    from forkpoint.selection.select import read_areas
+    from forkpoint.selection.problems import area_of, open_answers
+    from forkpoint.selection.select import check_outputs, read_areas
     from forkpoint.selection.select import select as select_rows
 
+    if part not in (None, "rollouts", "evals"):
+        raise InputError(f"--part {part!r} is neither rollouts nor evals")
+    if part is not None and answers.exists() and not is_run(answers):
+        raise InputError(f"--part names a part of a run, and {answers} is none: leave it out")
+    if split is not None and Path(data).is_file():
+        raise InputError(f"--split names a split of a folder or hub data set, and {data} is one file: leave it out")
+    if config is not None and Path(data).exists():
+        raise InputError(f"--config is of a hub data set, and {data} lies here: leave it out")
     criteria = Criteria(
         min_pass=min_pass, max_pass=max_pass, mixed=mixed, min_length=min_length, max_length=max_length,
         min_area=min_area, max_area=max_area, top=top, by=by, lowest=lowest,  # type: ignore[arg-type]
@@ -63,6 +71,8 @@ def select(
             "selecting by entropy area takes areas: --area-model computes them, --areas reads them from a manifest; "
             "to select without them give bounds, or --top with --by pass or --by length"
         )
+    check_outputs(out, [answers, *([areas] if areas is not None else [])])
+    known = read_areas(areas) if areas is not None else None
     area = None
     if area_model is not None:
         from forkpoint.model import load_model, pick_device
@@ -75,8 +85,8 @@ def select(
             stride=stride,
         )  # fmt: skip
     summary = select_rows(
-        data, out, open_traces(answers, part=part), criteria,  # type: ignore[arg-type]
-        id=id, split=split, config=config, area=area, areas=read_areas(areas) if areas is not None else None,
+        data, out, open_answers(answers, part=part or "rollouts"), criteria,  # type: ignore[arg-type]
+        id=id, split=split, config=config, area=area, areas=known,
     )  # fmt: skip
     if as_json:
         typer.echo(json_text(summary))

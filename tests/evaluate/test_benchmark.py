@@ -148,6 +148,12 @@ def test_embedded_problems():
     assert problems.dataset == "forkpoint countdown"
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_asks_nothing_is_refused(tmp_path, limit):
+    with pytest.raises(InputError, match=f"--limit {limit} asks no problem: give 1 or more"):
+        load_problems(load_benchmark("countdown"), limit=limit)
+
+
 def test_any_questions_and_answers(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

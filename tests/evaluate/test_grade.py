@@ -152,6 +152,8 @@ GOOD = {"answer": "1", "completion": "x", "deep": {"solution": "y"}, "ok": True}
         (GOOD, {"completion": "deep.solutoin"}, "line 1: no field 'solutoin'; did you mean 'solution'"),
         (GOOD, {"completion": "answer.text"}, "line 1: no field 'text' inside a str"),
         ({**GOOD, "completion": None}, {}, "line 2: field 'completion' is a NoneType, but text"),
+        ({**GOOD, "answer": math.nan}, {}, "line 2: field 'answer' is nan, which is how a missing number is written"),
+        ({**GOOD, "answer": [1, math.inf]}, {}, "line 2: field 'answer' is inf"),
         ({**GOOD, "completion": []}, {}, "line 2: field 'completion' is an empty list"),
         ({**GOOD, "answer": True}, {}, "line 2: field 'answer' is a bool"),
         ({**GOOD, "ok": "yes"}, {}, "line 2: field 'ok' holds 'yes'"),

@@ -173,6 +173,87 @@ def test_other_conditions_are_refused_and_fresh_moves_them_aside(tmp_path, small
     assert len(seen) == 120, "a finished table is made anew"
 
 
+@pytest.mark.parametrize("after", ["write_part", "write_state"])
+def test_an_interrupt_between_writing_and_counting_repeats_nothing(tmp_path, small, monkeypatch, after):
+    path, out = tmp_path / "a.jsonl", tmp_path / "g.parquet"
+    path.write_text("".join(lines()))
+    write, left = getattr(parts, after), [KeyboardInterrupt()]
+
+    def interrupted(*arguments):
+        write(*arguments)
+        if (tmp_path / "g.parts/part-00001.parquet").exists() and left:
+            raise left.pop()
+
+    monkeypatch.setattr(parts, after, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        grade_file(path, **FIELDS, out=out, judge=counting([]))
+    found = grade_file(path, **FIELDS, out=out, judge=counting([]))
+    assert found.continued == 40
+    assert found == grade_file(path, **FIELDS, judge=counting([]))
+    assert pq.read_metadata(out).num_rows == 120
+
+
+def test_an_interrupt_while_a_chunk_is_taken_in_repeats_nothing(tmp_path, small, monkeypatch):
+    path, out = tmp_path / "a.jsonl", tmp_path / "g.parquet"
+    path.write_text("".join(lines()))
+    copy, calls = grade.Place.copy, []
+
+    def interrupted(place):
+        calls.append(place)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return copy(place)
+
+    monkeypatch.setattr(grade.Place, "copy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        grade_file(path, **FIELDS, out=out, judge=counting([]))
+    found = grade_file(path, **FIELDS, out=out, judge=counting([]))
+    assert 0 < found.continued < 120
+    assert found == grade_file(path, **FIELDS, judge=counting([]))
+    assert pq.read_metadata(out).num_rows == 120
+
+
+def test_one_process_at_a_time_grades_into_a_table(tmp_path, small):
+    path, out = tmp_path / "a.jsonl", tmp_path / "g.parquet"
+    path.write_text("".join(lines()))
+    exact, tried = make_verifier("exact"), []
+
+    def judge(prompts, texts):
+        if not tried:
+            with pytest.raises(InputError, match=r"another process is writing .*g\.parts: wait for it") as told:
+                grade_file(path, **FIELDS, out=out, judge=counting([]))
+            tried.append(told)
+        return exact(prompts, texts)
+
+    assert sum(grade_file(path, **FIELDS, out=out, judge=judge).counts.values()) == 120
+    assert tried
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl", "g.parquet"]
+
+
+def test_a_finished_table_of_other_completions_is_not_replaced(tmp_path, small):
+    one, other, out = tmp_path / "one.jsonl", tmp_path / "other.jsonl", tmp_path / "g.parquet"
+    one.write_text("".join(lines()))
+    other.write_text("".join(lines()[5:]))
+    grade_file(one, **FIELDS, out=out, judge=counting([]))
+    first = out.read_bytes()
+    seen = []
+    with pytest.raises(InputError, match=r"g\.parquet exists and is not the table of these completions of .*other"):
+        grade_file(other, **FIELDS, out=out, judge=counting(seen))
+    assert (out.read_bytes(), seen) == (first, [])
+    one.write_text("".join([*lines(), lines()[3]]))
+    grade_file(one, **FIELDS, out=out, judge=counting([]))
+    assert pq.read_metadata(out).num_rows == 122, "a file may grow"
+    grade_file(other, **FIELDS, out=out, judge=counting([]), fresh=True)
+    assert pq.read_metadata(out).num_rows == 110
+    assert pq.read_metadata(tmp_path / "g.parquet.1").num_rows == 122
+    with pytest.raises(InputError, match="absent cannot be read"):
+        grade_file(tmp_path / "absent", **FIELDS, out=out, judge=counting([]))
+    out.write_bytes(b"PAR1 of somebody")
+    with pytest.raises(InputError, match="is not the table of these completions"):
+        grade_file(one, **FIELDS, out=out, judge=counting([]))
+    assert out.read_bytes() == b"PAR1 of somebody"
+
+
 def test_damaged_and_foreign_files(tmp_path, small):
     path, out = stopped(tmp_path)
     (tmp_path / "g.parts/part-00001.parquet").write_bytes(b"PAR1")

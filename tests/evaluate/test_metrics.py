@@ -223,6 +223,7 @@ def test_order_of_answers_does_not_matter():
         (["x", ""], [1, 0], {}, "answer 2 of a has no problem id"),
         (["x", "y"], [1], {}, "2 problem ids do not match 1 values"),
         (["x", "x"], [1, 0], {"sample": [3, 3]}, "sample 3 of problem 'x' twice"),
+        (["x", "x"], [1, 0], {"sample": [3]}, "1 sample numbers do not match 2 problem ids"),
         (["x"], [math.inf], {}, "infinite value"),
         (["x", "y"], [1, 0], {"length": [3]}, "length_N has 1 rows for 2 answers"),
     ],

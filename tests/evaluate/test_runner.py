@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import weakref
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -135,6 +137,60 @@ def test_a_killed_process_loses_less_than_a_shard(problems, tmp_path, monkeypatc
     shards[0].write_bytes(b"PAR1 damaged")
     with pytest.raises(InputError, match=r"part-00000\.parquet is damaged .* delete it"):
         evaluate(scripted(), BENCHMARK, problems, tmp_path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TrainingError("the folder cannot be synced")])
+def test_an_interrupt_just_after_a_shard_appeared_repeats_no_answer(problems, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(runner, "SHARD", 3)
+    write, left = store.write_shard, [error]
+
+    def interrupted(*arguments):
+        path = write(*arguments)
+        if len(store.shards(tmp_path / "sums")) == 2 and left:
+            raise left.pop()
+        return path
+
+    monkeypatch.setattr(store, "write_shard", interrupted)
+    with pytest.raises(type(error)):
+        evaluate(scripted(), BENCHMARK, problems, tmp_path)
+    assert [pq.read_metadata(shard).num_rows for shard in store.shards(tmp_path / "sums")] == [3, 3]
+    found = evaluate(scripted(), BENCHMARK, problems, tmp_path)
+    assert (found.drawn, found.answers) == (6, 12)
+
+
+def test_answers_that_were_written_twice_count_once(problems, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "SHARD", 5)
+    whole = evaluate(scripted(), BENCHMARK, problems, tmp_path)
+    shards = store.shards(tmp_path / "sums")
+    shards[2].rename(shards[2].with_name("part-00003.parquet"))
+    shutil.copy(shards[1], shards[2])
+    again = evaluate(scripted(), BENCHMARK, problems, tmp_path)
+    assert (again.answers, again.metrics.estimates) == (12, whole.metrics.estimates)
+    assert pq.read_metadata(tmp_path / "sums.parquet").num_rows == 12
+
+
+def test_one_process_at_a_time_writes_an_evaluation(problems, tmp_path):
+    def answer(wanted):
+        with pytest.raises(InputError, match=r"another process is writing .*sums: wait for it, or give another"):
+            evaluate(scripted(), BENCHMARK, problems, tmp_path)
+        yield from scripted().answer(wanted)
+
+    assert evaluate(dataclasses.replace(scripted(), answer=answer), BENCHMARK, problems, tmp_path).drawn == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "sums", "sums.jsonl", "sums.parquet", "sums.parquet.spec.json"]  # fmt: skip
+
+
+def test_the_table_replaces_neither_the_problems_nor_a_folder(tmp_path):
+    data = tmp_path / "sums.parquet"
+    pq.write_table(pa.table({"q": ["1"], "a": ["1"], "id": ["p"]}), data)
+    problems = load_problems(BENCHMARK, data)
+    before = data.read_bytes()
+    with pytest.raises(InputError, match=r"sums\.parquet would replace what is read from .*: give another --out"):
+        evaluate(scripted(), BENCHMARK, problems, tmp_path)
+    assert data.read_bytes() == before
+    (tmp_path / "out/sums.parquet").mkdir(parents=True)
+    with pytest.raises(InputError, match="is a folder, which cannot be replaced"):
+        evaluate(scripted(), BENCHMARK, problems, tmp_path / "out")
 
 
 def test_more_samples_go_on_and_other_conditions_are_refused(problems, tmp_path):

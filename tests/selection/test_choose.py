@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from forkpoint.errors import InputError
@@ -75,6 +77,11 @@ def test_reasons():
         ({"top": 0}, "keeps no problem"),
         ({"min_pass": 0.5, "max_pass": 0.25}, "no pass rate is at least 0.5 and at most 0.25"),
         ({"top": 1, "by": "size"}, "'size' is nothing to order by"),
+        ({"min_pass": math.nan}, "--min-pass nan bounds nothing: give a number, or leave it out"),
+        ({"max_length": math.inf}, "--max-length inf bounds nothing"),
+        ({"min_area": -math.inf}, "--min-area -inf bounds nothing"),
+        ({"min_pass": -0.1}, "--min-pass -0.1 is no share of right answers: give 0 to 1"),
+        ({"max_pass": 50}, "--max-pass 50 is no share of right answers: give 0 to 1"),
     ],
 )
 def test_criteria_that_mean_nothing(criteria, said):

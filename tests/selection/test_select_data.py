@@ -17,7 +17,7 @@ import tiny
 from forkpoint.analyze.traces.sources import open_traces
 from forkpoint.errors import InputError
 from forkpoint.selection.choose import Criteria
-from forkpoint.selection.problems import area_of, measure_problems
+from forkpoint.selection.problems import Measured, area_of, measure_graded, measure_problems, open_answers
 from forkpoint.selection.select import read_areas, select
 
 ROWS = [{"uid": name, "question": f"q {name}", "answer": "1", "extra": [1, {"a": None}]} for name in "abcd"]
@@ -145,6 +145,22 @@ def test_verdicts_come_from_rewards_where_none_is_recorded(tmp_path):
     rows = [{"prompt_id": "a", "ids": [1], "entropy": [0.1], "reward": r, "completion": "x"} for r in (1.0, 0.0, 0.3)]
     found = measure_problems(open_traces(lines(tmp_path / "t.jsonl", rows)))["a"]
     assert (found.answers, found.judged, found.right) == (3, 2, 1)
+
+
+def test_graded_answers_say_what_a_trace_of_them_says(tmp_path):
+    names, verdicts, sizes = "aabbbc", ("right", "wrong", "unjudged", "right", None, "wrong"), (3, 4, 5, 6, None, 8)
+    rows = [
+        {"id": name, "verdict": verdict, "length": size}
+        for name, verdict, size in zip(names, verdicts, sizes, strict=True)
+    ]
+    found = measure_graded(open_answers(lines(tmp_path / "g.jsonl", rows)), known={"b": 2.5})
+    assert found["b"] == Measured(answers=3, judged=1, right=1, lengths=2, tokens=11, area=2.5)
+    assert (found["a"].pass_rate, found["a"].length, found["c"].right) == (0.5, 3.5, 0)
+    assert math.isnan(found["a"].area)
+    data = lines(tmp_path / "data.jsonl", ROWS)
+    with pytest.raises(InputError, match=r"areas are computed of texts, and .*g\.jsonl holds none: give a trace"):
+        select(data, tmp_path / "o.jsonl", open_answers(tmp_path / "g.jsonl"), Criteria(top=1), id="uid", area=print)
+    assert open_answers(trace(tmp_path / "t.parquet")).about.kind == "plain"
 
 
 def test_one_batch_of_answers_is_held_at_a_time(tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import sys
 import types
 from collections import Counter
@@ -124,6 +125,15 @@ def test_problems_without_an_answer_are_left_out_and_counted(tmp_path, caplog):
     assert "left out 2 problems whose field 'answer' is empty" in caplog.text
     with pytest.raises(InputError, match="field 'answer' is empty in all of its rows"):
         read_prompts(write(tmp_path / "b.jsonl", rows[1:]))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_an_answer_that_is_nan_is_missing_and_infinity_is_no_answer(tmp_path, suffix):
+    rows = [{"question": name, "answer": value} for name, value in (("a", 2.0), ("b", math.nan), ("c", 3.5))]
+    assert [prompt.answer for prompt in read_prompts(write(tmp_path / f"a{suffix}", rows))] == ["2", "3.5"]
+    rows[1]["answer"] = math.inf
+    with pytest.raises(InputError, match="field 'answer' holds inf, which is no number to read: give its value"):
+        read_prompts(write(tmp_path / f"b{suffix}", rows))
 
 
 def test_answers_are_extracted(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 
@@ -39,7 +40,9 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     """
     figure.align_ylabels()
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "DejaVu Sans"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "DejaVu Sans"}), warnings.catch_warnings():
+        # Text stays text in the file: whoever shows it has the glyphs that our font lacks.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     root = ET.fromstring(buffer.getvalue())  # noqa: S314 (our own output, not foreign XML)
     styles = "".join(node.get(key, "") for node in root.iter() for key in ("style", "clip-path", _XLINK))

@@ -193,6 +193,8 @@ def load_problems(
     Raises:
         InputError: the data cannot be read or have none of the benchmark's layouts; file and field are named.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit} asks no problem: give 1 or more, or leave it out to ask all")
     if benchmark.source.embedded and data is None:
         prompts, dataset, version = _embedded(benchmark, limit), f"forkpoint {benchmark.source.embedded}", "held out"
     else:

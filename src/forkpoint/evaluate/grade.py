@@ -6,7 +6,7 @@ import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from forkpoint.evaluate.judges import VERIFIERS, close, unreadable
 from forkpoint.evaluate.recorded import Place, Recorded, place_at, read_recorded
 from forkpoint.evaluate.store import EXTRACTED, utf8
 from forkpoint.rollouts import Judgement, Prompt, Verdict
+from forkpoint.train.files import only_writer, output_path
 from forkpoint.verify.extract import EXTRACTIONS
 
 Judge = Callable[[Sequence[Prompt], Sequence[str]], list[Judgement]]
@@ -60,7 +61,7 @@ def grade_file(
         recorded: Field with the recorded verdict: a bool, or a list as long as the completions.
         id: Field that names a problem.
         out: Parquet file for what every completion is worth, without its text; `forkpoint compare` reads it.
-        fresh: Move what an interrupted call wrote aside, and grade everything.
+        fresh: Move what is there aside, a half or a table, and grade everything.
         extraction: Where the answer stands in a completion, see `forkpoint.verify.extract.EXTRACTIONS`.
         gold_extraction: Where it stands in the reference; where the verifier looks by itself if not given.
         verifier: Its name; both extractions are for those that have them.
@@ -72,7 +73,7 @@ def grade_file(
 
     Raises:
         InputError: For a file that cannot be read, is empty, or has a bad line, which is named; or where `out` holds
-            half of another grading.
+            another grading, finished or not, or is written by another process.
     """
     path, out = Path(path), Path(out) if out is not None else None
     if out is not None and out.suffix != ".parquet":
@@ -84,12 +85,15 @@ def grade_file(
     }  # fmt: skip
     tally = Tally(source=str(path))
     with ExitStack() as stack:
+        if out is not None:
+            output_path(out, [path])
+            stack.enter_context(only_writer(parts.folder_of(out)))
         extract, named = None, judge is None
         if judge is None:
             judge, extracts = _verifier(verifier, extraction, gold_extraction)
             stack.callback(close, judge)
             extract = EXTRACTIONS[extraction] if extracts else None
-        state = parts.begin(out, conditions, fresh=fresh) if out is not None else parts.State()
+        state = parts.begin(path, out, conditions, fresh=fresh) if out is not None else parts.State()
         if out is not None:
             for columns in parts.read_parts(out, state.parts):
                 count(tally, columns)
@@ -116,37 +120,46 @@ def _verifier(name: str, extraction: str, gold_extraction: str | None) -> tuple[
     return VERIFIERS[name](**settings), "extraction" in known
 
 
+@dataclass(frozen=True, kw_only=True)
+class _At:
+    """How far a grading is."""
+
+    number: int
+    """Of the part to be written next."""
+    place: Place
+    """Up to which the file is graded."""
+    held: Mapping[str, list[Any]] = field(default_factory=lambda: {name: [] for name in parts.COLUMNS})
+    """What is graded and not written."""
+
+
 def _keep(
     out: Path, conditions: Mapping[str, str | None], state: parts.State, judged: Iterator[dict[str, list[Any]]],
     tally: Tally, place: Place,
 ) -> None:  # fmt: skip
     """Count what is judged and write it, a part at a time, and at the end the table."""
-    held: dict[str, list[Any]] = {name: [] for name in parts.COLUMNS}
-    written, reached = state.parts, place.copy()
+    # One value: whenever an interrupt comes, completions are with their own part and place, so that what is written
+    # already is written again as the same part.
+    at = _At(number=state.parts, place=place.copy())
 
     def write() -> None:
-        nonlocal written
-        if held["line"]:
-            parts.write_part(out, written, held)
-            written += 1
-            for column in held.values():
-                column.clear()
-            found = parts.State(line=reached.line, bytes=reached.bytes, sha256=reached.hash.hexdigest(), parts=written)
-            parts.write_state(out, conditions, found)
+        nonlocal at
+        if at.held["line"]:
+            parts.write_part(out, at.number, at.held)
+            parts.write_state(out, conditions, parts.state_of(at.place, at.number + 1))
+            at = _At(number=at.number + 1, place=at.place)
 
     try:
         for columns in judged:
             count(tally, columns)
-            for name, column in held.items():
-                column += columns[name]
-            reached = place.copy()
+            held = {name: [*column, *columns[name]] for name, column in at.held.items()}
+            at = _At(number=at.number, place=place.copy(), held=held)
             if len(held["line"]) >= PART:
                 write()
     except BaseException:
         write()
         raise
     write()
-    parts.finish(out, written)
+    parts.finish(out, parts.state_of(at.place, at.number))
 
 
 def _judged(

@@ -102,6 +102,8 @@ def graded(
         raise InputError(f"answer {missing + 1} of {name} has no problem id: give every answer the id of its problem")
     if len(problems) != np.size(values):
         raise InputError(f"{name}: {len(problems)} problem ids do not match {np.size(values)} values")
+    if sample is not None and len(sample) != len(problems):
+        raise InputError(f"{name}: {len(sample)} sample numbers do not match {len(problems)} problem ids")
     if sample is not None:
         _no_twins(name, problems, sample)
     places = {problem: place for place, problem in enumerate(dict.fromkeys(problems))}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from forkpoint.errors import InputError
+from forkpoint.evaluate.recorded import Place, place_at
 from forkpoint.evaluate.store import GRADED, graded_writer, move_aside, write_json
 from forkpoint.train.tables import write_table
 
@@ -24,6 +25,8 @@ COLUMNS: Mapping[str, str] = {
 }  # fmt: skip
 """Columns of a part. `gold` and `detail` stand only where a reader of the report will want them."""
 Columns = Mapping[str, Sequence[Any]]
+_GRADED_FROM = "forkpoint.completions"
+"""Metadata of a finished table: the `State` in which the file of completions was read to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +47,29 @@ def folder_of(out: Path) -> Path:
     return out.with_suffix(".parts")
 
 
-def begin(out: Path, conditions: Mapping[str, str | None], *, fresh: bool = False) -> State:
-    """Return how far the grading into a table is, after refusing one under other conditions.
+def state_of(place: Place, count: int) -> State:
+    """Return how far a grading is that read a file up to a place and wrote so many parts."""
+    return State(line=place.line, bytes=place.bytes, sha256=place.hash.hexdigest(), parts=count)
+
+
+def begin(path: Path, out: Path, conditions: Mapping[str, str | None], *, fresh: bool = False) -> State:
+    """Return how far the grading into a table is, after refusing one under other conditions or of other completions.
 
     Args:
+        path: the file of completions.
         out: the finished table's path.
         conditions: everything that moves a verdict, by name.
         fresh: move what is there aside and begin anew.
 
     Raises:
-        InputError: other conditions, which are named, or something that is no grading.
+        InputError: other conditions, which are named, something that is no grading, or a finished table of another
+            file.
     """
     folder = folder_of(out)
     if fresh:
         move_aside(folder)
+        move_aside(out)
+    _refuse_other_table(path, out)
     if not (folder / "state.json").is_file():
         # What a call leaves that was killed before its first part counted is overwritten.
         own = (".tmp-", "part-")
@@ -77,6 +89,22 @@ def begin(out: Path, conditions: Mapping[str, str | None], *, fresh: bool = Fals
             "--fresh to move it aside"
         )
     return state
+
+
+def _refuse_other_table(path: Path, out: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not out.exists() or not path.exists():  # Whoever reads the completions says that they are not there.
+        return
+    try:
+        said = State(**json.loads((pq.read_schema(out).metadata or {})[_GRADED_FROM.encode()]))
+        place_at(path, said.line, said.bytes, said.sha256)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, InputError):
+        raise InputError(
+            f"{out} exists and is not the table of these completions of {path}: give another --out, or --fresh to move "
+            "it aside"
+        ) from None
 
 
 def write_part(out: Path, number: int, columns: Columns) -> None:
@@ -110,13 +138,13 @@ def read_parts(out: Path, count: int) -> Iterator[dict[str, list[Any]]]:
             raise InputError(f"{file} is damaged: give --fresh to grade anew") from error
 
 
-def finish(out: Path, count: int) -> None:
+def finish(out: Path, state: State) -> None:
     """Join the parts to the table and remove them.
 
     Raises:
         TrainingError: the disk is full; the parts are intact.
     """
-    with graded_writer(out) as write:
-        for columns in read_parts(out, count):
+    with graded_writer(out, metadata={_GRADED_FROM: json.dumps(asdict(state))}) as write:
+        for columns in read_parts(out, state.parts):
             write({name: columns[name] for name in columns if name in GRADED})
     shutil.rmtree(folder_of(out))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.tasks.rows import open_bytes
@@ -65,7 +67,7 @@ def place_at(path: Path, line: int, size: int, digest: str) -> Place:
     """
     place = Place(line=line, bytes=size)
     left = size
-    with open_bytes(path) as file:
+    with _reading(path) as file:
         while left and (block := file.read(min(left, BLOCK))):
             place.hash.update(block)
             left -= len(block)
@@ -103,21 +105,27 @@ def read_recorded(
     """
     at = place or Place()
     empty = at.line == 0
-    try:
-        with open_bytes(Path(path)) as file:
-            file.seek(at.bytes)
-            for raw in file:
-                at.line, at.bytes = at.line + 1, at.bytes + len(raw)
-                at.hash.update(raw)
-                if not raw.strip():
-                    continue
-                empty = False
-                yield _row(raw.removeprefix(b"\xef\xbb\xbf"), at.line, f"{path}, line {at.line}",
-                           answer, completion, question, recorded, id)  # fmt: skip
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give the path of a JSONL file") from error
+    with _reading(Path(path)) as file:
+        file.seek(at.bytes)
+        for raw in file:
+            at.line, at.bytes = at.line + 1, at.bytes + len(raw)
+            at.hash.update(raw)
+            if not raw.strip():
+                continue
+            empty = False
+            yield _row(raw.removeprefix(b"\xef\xbb\xbf"), at.line, f"{path}, line {at.line}",
+                       answer, completion, question, recorded, id)  # fmt: skip
     if empty:
         raise InputError(f"{path} has no line to grade: it must hold one JSON object a line")
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with open_bytes(path) as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give the path of a JSONL file") from error
 
 
 def _row(
@@ -187,6 +195,11 @@ def _gold(value: Any, name: str, where: str) -> str:
     if isinstance(value, list):
         return ", ".join(_gold(element, name, where) for element in value)
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(
+                f"{where}: field {name!r} is {value}, which is how a missing number is written: give its value, or "
+                "leave the line out"
+            )
         return str(value)
     return _text(value, name, where)
 

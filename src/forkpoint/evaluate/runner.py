@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from forkpoint.evaluate.spec import EvalSpec, canonical, differences, digest, re
 from forkpoint.evaluate.stats import Estimate
 from forkpoint.rollouts import Verdict
 from forkpoint.tasks.task import Judge
+from forkpoint.train.files import only_writer, output_path
 
 SHARD = 256
 """Answers that are judged and written at a time: what a killed process loses, and all the texts that are held."""
@@ -81,22 +82,26 @@ def evaluate(
         progress: called with (finished, total) answers.
 
     Raises:
-        InputError: another evaluation lies in the folder; its conditions are named where they differ.
+        InputError: another evaluation lies in the folder, whose conditions are named where they differ; another
+            process is writing there; or the table would replace the problems' own file.
         TrainingError: the source stopped answering; what was answered is written.
     """
     draw = drawing or benchmark.sampling
     folder = out / benchmark.name
     verifier = judge or make_judge(benchmark)
     spec = spec_of_run(answerer, benchmark, problems, draw, seed, place)
+    output_path(folder.with_name(f"{folder.name}.parquet"), [problems.dataset])
     try:
-        if fresh:
-            store.move_aside(folder)
-        done = _continued(folder, answerer.name, spec)
-        bad = tuple(unreadable(problems.prompts, verifier))
-        store.write_json(folder / "spec.json", json.loads(canonical(spec)))
-        store.write_json(folder / "model.json", {"model": answerer.name, "benchmark": benchmark.name})
-        new = _draw(answerer, benchmark, problems, draw, seed, verifier, folder, done, progress, frozenset(dict(bad)))
-        return _summed_up(answerer, benchmark, problems, spec, verifier, folder, len(done) + new, new, bad, level)
+        with only_writer(folder):
+            if fresh:
+                store.move_aside(folder)
+            done = _continued(folder, answerer.name, spec)
+            bad = tuple(unreadable(problems.prompts, verifier))
+            store.write_json(folder / "spec.json", json.loads(canonical(spec)))
+            store.write_json(folder / "model.json", {"model": answerer.name, "benchmark": benchmark.name})
+            unread = frozenset(dict(bad))
+            new = _draw(answerer, benchmark, problems, draw, seed, verifier, folder, done, progress, unread)
+            return _summed_up(answerer, benchmark, problems, spec, verifier, folder, len(done) + new, new, bad, level)
     finally:
         if judge is None:
             close(verifier)
@@ -163,6 +168,18 @@ def _continued(folder: Path, model: str, spec: EvalSpec) -> set[tuple[str, int]]
     return store.finished(folder)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _At:
+    """How far the drawing is."""
+
+    number: int
+    """Of the shard to be written next."""
+    new: int = 0
+    """Answers written by this call."""
+    held: list[tuple[Request, Drawn]] = field(default_factory=list)
+    """Answers that are not."""
+
+
 def _draw(
     answerer: Answerer,
     benchmark: Benchmark,
@@ -176,35 +193,36 @@ def _draw(
     bad: frozenset[str],
 ) -> int:
     """Draw, judge and write what is missing, and return how many answers that were."""
-    total, new = len(problems.prompts) * drawing.samples, 0
-    held: list[tuple[Request, Drawn]] = []
+    total = len(problems.prompts) * drawing.samples
+    # One value: whenever an interrupt comes, rows are with their own number, so that what is written already is written
+    # again as the same shard, never as another.
+    at = _At(number=store.next_shard(folder))
 
     def keep() -> None:
-        nonlocal new
-        if held:
-            store.write_shard(folder, list(_rows(held, benchmark, judge, bad)))
-            new += len(held)
-            held.clear()
+        nonlocal at
+        if at.held:
+            store.write_shard(folder, at.number, list(_rows(at.held, benchmark, judge, bad)))
+            at = _At(number=at.number + 1, new=at.new + len(at.held))
 
     wanted = requests(problems.prompts, drawing.samples, seed, done)
     try:
         for pair in answerer.answer(wanted):
-            held.append(pair)
-            if len(held) == SHARD:
+            at.held.append(pair)
+            if len(at.held) == SHARD:
                 keep()
             if progress is not None:
-                progress(len(done) + new + len(held), total)
+                progress(len(done) + at.new + len(at.held), total)
     except TrainingError as error:
         keep()
         raise TrainingError(
-            f"{error}; {len(done) + new} of {total} answers to {benchmark.name} are written: give the same command "
+            f"{error}; {len(done) + at.new} of {total} answers to {benchmark.name} are written: give the same command "
             "again to go on"
         ) from error
     except BaseException:
         keep()
         raise
     keep()
-    return new
+    return at.new
 
 
 def _rows(

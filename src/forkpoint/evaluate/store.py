@@ -42,14 +42,18 @@ def shards(folder: Path) -> list[Path]:
     return sorted((folder / "answers").glob("part-*.parquet"))
 
 
-def write_shard(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write answers as the next shard.
+def next_shard(folder: Path) -> int:
+    """Return the number of the shard to be written next."""
+    written = shards(folder)
+    return int(written[-1].stem.partition("-")[2]) + 1 if written else 0
+
+
+def write_shard(folder: Path, number: int, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write answers as shard `number`; written again it replaces itself.
 
     Raises:
         TrainingError: the disk is full; earlier shards are intact.
     """
-    written = shards(folder)
-    number = int(written[-1].stem.partition("-")[2]) + 1 if written else 0
     columns = {name: [utf8(row.get(name)) for row in rows] for name in COLUMNS}
     return write_table(folder / "answers" / f"part-{number:05d}.parquet", columns, COLUMNS)
 
@@ -80,8 +84,14 @@ def finished(folder: Path) -> set[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def graded_writer(out: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def graded_writer(
+    out: Path, *, metadata: Mapping[str, str] | None = None
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield a function that appends columns of `GRADED` to a table, which appears whole at the end; missing are null.
+
+    Args:
+        out: the file.
+        metadata: what the file says of itself.
 
     Raises:
         TrainingError: the disk is full.
@@ -90,7 +100,7 @@ def graded_writer(out: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     import pyarrow.parquet as pq
 
     kinds = {"string": pa.string(), "int32": pa.int32(), "float": pa.float32()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in GRADED.items()])
+    schema = pa.schema([(name, kinds[kind]) for name, kind in GRADED.items()], metadata=dict(metadata or {}) or None)
     with (
         disk_errors(out.name, out.parent, INTACT),
         atomic_file(out) as temporary,
@@ -106,7 +116,7 @@ def graded_writer(out: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 
 def write_graded(folder: Path, out: Path, *, extracts: bool = True) -> Path:
-    """Write what every answer was worth as one table, a shard at a time.
+    """Write what every answer was worth as one table, a shard at a time; of a repeated answer the first counts.
 
     Args:
         folder: the evaluation.
@@ -119,12 +129,25 @@ def write_graded(folder: Path, out: Path, *, extracts: bool = True) -> Path:
     import pyarrow as pa
 
     read = ("prompt_id", "sample", "verdict", "extracted", "finish", "length", "entropy", "entropy_kind")
+    seen: set[tuple[str, int]] = set()
     with graded_writer(out) as write:
-        for table in read_shards(folder, read):
+        for shard in read_shards(folder, read):
+            table = _unseen(shard, seen)
             columns = {name: table[name] for name in read if name in GRADED}
             columns |= {"problem_id": table["prompt_id"], "entropy_sum": _sums(table["entropy"])}
             write(columns | ({"has_answer": table["extracted"].is_valid().cast(pa.int32())} if extracts else {}))
     return out
+
+
+def _unseen(table: Any, seen: set[tuple[str, int]]) -> Any:
+    """Return the rows whose problem and sample were not seen before, and take note of them."""
+    import pyarrow as pa
+
+    keep = []
+    for pair in zip(table["prompt_id"].to_pylist(), table["sample"].to_pylist(), strict=True):
+        keep.append(pair not in seen)
+        seen.add(pair)
+    return table if all(keep) else table.filter(pa.array(keep, pa.bool_()))
 
 
 def read_graded(
@@ -162,14 +185,14 @@ def read_graded(
     )
 
 
-def move_aside(folder: Path) -> None:
-    """Rename a folder, if there is one, to its name with the next free number."""
-    if not folder.is_dir():
+def move_aside(path: Path) -> None:
+    """Rename a folder or a file, if there is one, to its name with the next free number."""
+    if not path.exists():
         return
     number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
-    folder.rename(aside)
+    path.rename(aside)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -50,6 +50,11 @@ class Criteria:
             raise InputError(f"top {self.top} keeps no problem: use 1 or more")
         for name in NAMES:
             low, high = self.bounds(name)
+            for end, bound in (("min", low), ("max", high)):
+                if bound is not None and not math.isfinite(bound):
+                    raise InputError(f"--{end}-{name} {bound} bounds nothing: give a number, or leave it out")
+                if bound is not None and name == "pass" and not 0 <= bound <= 1:
+                    raise InputError(f"--{end}-pass {bound:g} is no share of right answers: give 0 to 1")
             if low is not None and high is not None and low > high:
                 raise InputError(f"no {NAMES[name][0]} is at least {low:g} and at most {high:g}: swap the two")
         if not self.mixed and self.top is None and not any(any(b is not None for b in self.bounds(n)) for n in NAMES):

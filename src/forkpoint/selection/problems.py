@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from forkpoint.analyze.measures.forced import forced_answer_bits
 from forkpoint.analyze.measures.sequence import entropy_area
+from forkpoint.analyze.result_rows import Fields
+from forkpoint.analyze.results import read_result
+from forkpoint.analyze.traces.sources import open_traces
 from forkpoint.analyze.traces.trace import TraceBatch, Traces
+from forkpoint.errors import InputError
+from forkpoint.evaluate.graded import Graded
 from forkpoint.rollouts import Prompt
 from forkpoint.verify.exact import last_boxed
 
@@ -82,6 +88,51 @@ def measure_problems(
                 area=old.area,
             )
     return found
+
+
+def open_answers(path: str | Path, *, part: Literal["rollouts", "evals"] = "rollouts") -> Traces | Graded:
+    """Return answers as a trace where they are one, else as a table of verdicts (`forkpoint.analyze.results`).
+
+    Args:
+        path: a run directory, a trace, or a file of graded answers, which needs no tokens.
+        part: of a run directory.
+
+    Raises:
+        InputError: neither can be read there.
+    """
+    try:
+        return open_traces(path, part=part)
+    except InputError as trace:
+        if not Path(path).is_file():
+            raise
+        try:
+            # No votes are counted here, and without a field of answers none are compared.
+            return read_result(Path(path), name=str(path), fields=Fields(answer="(none)"))
+        except InputError as table:
+            # Its remedy is an option of another command.
+            fault = str(table).rpartition(": ")[0] or str(table)
+            raise InputError(f"{trace}; read as graded answers, {fault}") from None
+
+
+def measure_graded(answers: Graded, *, known: Mapping[str, float] | None = None) -> dict[str, Measured]:
+    """Return what graded answers say of each problem, by problem id; see `measure_problems`.
+
+    A value that is neither 0 nor 1 is no verdict.
+    """
+    size, value_N = len(answers.problems), answers.value_N
+    length_N = np.full(len(value_N), math.nan) if answers.length_N is None else answers.length_N
+
+    def count(what_N: Any) -> list[int]:
+        return [round(one) for one in np.bincount(answers.problem_N, what_N, size).tolist()]
+
+    sums = (np.ones(len(value_N)), np.isin(value_N, (0, 1)), value_N == 1, ~np.isnan(length_N), np.nan_to_num(length_N))
+    return {
+        str(name): Measured(
+            answers=all_, judged=judged, right=right, lengths=lengths, tokens=tokens,
+            area=(known or {}).get(str(name), math.nan),
+        )
+        for name, all_, judged, right, lengths, tokens in zip(answers.problems, *map(count, sums), strict=True)
+    }  # fmt: skip
 
 
 def area_of(model: Any, tokenizer: Any, *, template: str = "auto", stride: int = 1, opener: str = OPENER) -> AreaOf:

@@ -12,10 +12,11 @@ from typing import Any
 
 from forkpoint.analyze.traces.trace import Traces
 from forkpoint.errors import InputError, did_you_mean
+from forkpoint.evaluate.graded import Graded
 from forkpoint.selection.choose import Choice, Criteria, choose
-from forkpoint.selection.problems import AreaOf, Measured, measure_problems
+from forkpoint.selection.problems import AreaOf, Measured, measure_graded, measure_problems
 from forkpoint.tasks.rows import Row, open_rows
-from forkpoint.train.files import INTACT, atomic_file, disk_errors
+from forkpoint.train.files import INTACT, atomic_file, disk_errors, output_path
 
 BATCH = 1024
 """Rows of parquet held at once."""
@@ -24,7 +25,7 @@ BATCH = 1024
 def select(
     data: str | Path,
     out: str | Path,
-    answers: Traces,
+    answers: Traces | Graded,
     criteria: Criteria,
     *,
     id: str | None = None,
@@ -40,7 +41,7 @@ def select(
     Args:
         data: JSONL, JSON, CSV or parquet file, folder of splits, or hub data set.
         out: `.jsonl`, or `.parquet` where the data are one parquet file.
-        answers: graded answers or a trace.
+        answers: graded answers or a trace (`forkpoint.selection.problems.open_answers`).
         criteria: which to keep.
         id: field that names a problem; file name and row number where not given, as for `read_prompts`.
         split: of a folder or hub data set.
@@ -52,20 +53,28 @@ def select(
         The summary, which is also written: `OUT.summary.json`; `OUT.manifest.jsonl` has a line for every row.
 
     Raises:
-        InputError: data that cannot be read, ids that are missing or repeat, or no problem that was answered.
+        InputError: data that cannot be read, ids that are missing or repeat, no problem that was answered, or outputs
+            that would replace data or answers.
     """
     target = Path(out)
     name, stem, rows = open_rows(data, split, config)
     parquet = target.suffix == ".parquet"
     if target.suffix not in (".jsonl", ".parquet") or (parquet and not name.endswith(".parquet")):
         raise InputError(f"cannot write {target}: rows of {name} are written as .jsonl, parquet also as .parquet")
+    said = answers.name if isinstance(answers, Graded) else answers.about.name
+    check_outputs(target, [name, said])
     ids = _ids(rows, name, stem, id)
-    found = measure_problems(answers, area=area, known=areas)
+    if isinstance(answers, Graded):
+        if area is not None:
+            raise InputError(f"entropy areas are computed of texts, and {said} holds none: give a trace of the answers")
+        found = measure_graded(answers, known=areas)
+    else:
+        found = measure_problems(answers, area=area, known=areas)
     if not any(one in found for one in ids):
         example = next(iter(found), None)
         there = f"there it is {example!r}" if example is not None else "no answer there names its problem"
         raise InputError(
-            f"no problem of {name} occurs in {answers.about.name}: the first is {ids[0]!r} here, {there}; "
+            f"no problem of {name} occurs in {said}: the first is {ids[0]!r} here, {there}; "
             "name the field of the id with --id"
         )
     choices = choose(ids, found, criteria)
@@ -77,7 +86,7 @@ def select(
             _write_lines(target, _kept(open_rows(data, split, config)[2], kept))
         _write_lines(_beside(target, ".manifest.jsonl"), _manifest(ids, found, choices))
         summary = {
-            "data": name, "answers": answers.about.name, "out": str(target),
+            "data": name, "answers": said, "out": str(target),
             "criteria": {k: v for k, v in dataclasses.asdict(criteria).items() if v not in (None, False)},
             "rows": len(ids), "kept": sum(choice.kept for choice in choices),
             "dropped": dict(Counter(choice.reason for choice in choices if not choice.kept)),
@@ -88,12 +97,29 @@ def select(
     return summary
 
 
+def check_outputs(out: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse outputs that would replace something that is read.
+
+    Args:
+        out: the rows that are kept; manifest and summary lie beside it.
+        inputs: what is read.
+
+    Raises:
+        InputError: one of the three files is an input, or no regular file.
+    """
+    read = tuple(inputs)
+    for path in (out, _beside(out, ".manifest.jsonl"), _beside(out, ".summary.json")):
+        output_path(path, read)
+
+
 def read_areas(manifest: str | Path) -> dict[str, float]:
     """Return the entropy areas of an earlier manifest, by problem id; computing them again takes a model.
 
     Raises:
         InputError: it is no manifest.
     """
+    if not Path(manifest).is_file():
+        raise InputError(f"there is no manifest {manifest}: give the .manifest.jsonl that a selection wrote")
     found = {}
     for where, row in open_rows(manifest, None, None)[2]:
         if not isinstance(row, dict) or not isinstance(row.get("id"), str) or "entropy_area" not in row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -169,7 +170,8 @@ def _prompt(
     if answer is not None:
         place = f"{where}, field {answer!r}"
         value = _field(row, answer, where)
-        written = "" if value is None else _text(value, place).strip()
+        # A table writes a number that is missing as NaN.
+        written = "" if value is None or value != value else _text(value, place).strip()
         reference = extract(written, place) if written else ""
     name = default_id if id is None else _text(_field(row, id, where), f"{where}, field {id!r}")
     if not name.strip():
@@ -220,6 +222,8 @@ def _text(value: Any, where: str) -> str:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{where} holds {_kind(value)}, not text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} holds {value}, which is no number to read: give its value, or leave the row out")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

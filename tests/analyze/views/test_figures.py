@@ -26,6 +26,11 @@ def ids(svg: str) -> list[str]:
     return re.findall(r'\bid="([^"]+)"', svg)
 
 
+@pytest.mark.filterwarnings("error")
+def test_text_that_the_font_lacks_is_kept_without_a_warning():
+    assert "\N{ROCKET} 火" in figures.entropy_histogram({"\N{ROCKET} 火": [0.0, 0.5, 1.0]})
+
+
 @pytest.mark.parametrize("kind", DRAWN)
 def test_every_figure_is_self_contained_and_labelled(kind):
     svg = DRAWN[kind]()

@@ -20,6 +20,7 @@ from forkpoint.analyze.rundata import number
 from forkpoint.analyze.text import visible
 from forkpoint.analyze.views.tokenview import ENTROPY_EDGES, MEASURES, token_data
 from forkpoint.errors import InputError
+from forkpoint.train.files import output_path
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -103,8 +104,9 @@ def write_page(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never half of one.
 
     Raises:
-        InputError: the place cannot be written to.
+        InputError: the place cannot be written to, or holds something that is no regular file.
     """
+    path = output_path(path)
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
