@@ -23,7 +23,7 @@ def test_benchmarks_that_run_programs_have_a_judge_and_say_what_holds_them_back(
 
 def test_rows_without_tests_are_named_before_anything_is_sampled():
     judge = make_judge(load_benchmark("humaneval"))
-    row = {"entry_point": "f", "test": "def check(candidate):\n    pass"}
+    row = {"entry_point": "f", "test": "def check(candidate):\n    assert candidate(1) == 2"}
     prompts = [Prompt(id="whole", text="", meta=row), Prompt(id="bare", text="", meta={"entry_point": "f"})]
     assert unreadable(prompts, judge) == [("bare", "no tests: test is missing")]
     assert judge._pool is None, "nothing was to be run"

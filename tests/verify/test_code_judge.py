@@ -10,9 +10,11 @@ from forkpoint.errors import InputError
 from forkpoint.rollouts import Prompt, Verdict
 from forkpoint.sandbox import Outcome
 from forkpoint.verify.code import code_judge
+from forkpoint.verify.code_asserts import asserts, humaneval
 from forkpoint.verify.code_case import NoTests, Reading, fields_of
-from forkpoint.verify.code_rows import STYLES, asserts, called, humaneval, style_of
+from forkpoint.verify.code_rows import STYLES, style_of
 from forkpoint.verify.code_stdio import printed
+from forkpoint.verify.code_tests import called, parsed
 
 HUMANEVAL = {
     "prompt": 'def helper(x):\n    return x + 1\n\ndef f(x):\n    """Add two."""\n',
@@ -32,7 +34,7 @@ WRITTEN = {
 }
 ASSERTS = {
     "test_list": ["assert f(1) == 2", "assert f([0])[0] == 1", "assert g(f(2)) == -3"],
-    "test_setup_code": "import math",
+    "test_setup_code": "import math\ndef g(x):\n    return -x",
 }
 STDIO = {"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7.0000001\n"]}
 CALLS = {"input_output": json.dumps({"fn_name": "f", "inputs": [[1, 2], [[1], [2]]], "outputs": [3, [[1, 2]]]})}
@@ -60,7 +62,7 @@ def verdict(judge, row, text, answer=None):
         (PLUS, "def f(xs, t):\n    return t + tuple(x * 3 / 3 for x in xs)", "def f(xs, t):\n    return t"),
         (WRITTEN, ADD, "def f(x):\n    return x"),
         (WRITTEN, "def f(x):\n    return x + 1 + 1e-8", "def f(x):\n    return x + 1.001"),
-        (ASSERTS, "def f(x):\n    return x + 1 if x != [0] else [1]\ndef g(x):\n    return -x", ADD),
+        (ASSERTS, "def f(x):\n    return x + 1 if x != [0] else [1]", ADD),
         (STDIO, "print(sum(map(int, input().split())))", "print(3)"),
         (STDIO, "a, b = map(int, input().split())\nprint('', a + b, '\\n\\n')", "print(0)"),
         (CALLS, "def f(a, b):\n    return a + b", "def f(a, b):\n    return a"),
@@ -105,8 +107,12 @@ def test_tests_may_stand_in_the_reference(judge):
         ({"input_output": "{"}, "no tests: neither inputs with outputs nor"),
         ({"inputs": [1], "outputs": [1], "fn_name": "a b"}, "no tests: fn_name is no name"),
         ({"inputs": [1], "outputs": [1], "fn_name": "f"}, "no tests: the inputs of f are no lists"),
+        ({"inputs": [[1]], "outputs": [None], "fn_name": "f"}, "no tests: f returns nothing in any test"),
+        ({"inputs": ["1"], "outputs": [" \n"]}, "no tests: every output is blank"),
+        ({"inputs": ["1", "2"], "outputs": ["1", None]}, "no tests: output 2 is missing"),
+        ({"inputs": ["1"], "outputs": ["x" * (1 << 20) + "x"]}, "no tests: output 1 is longer than the 1,048,576"),
     ],
-    ids=range(18),
+    ids=range(22),
 )
 def test_rows_without_tests_are_not_judged_and_named(judge, row, why):
     prompt = Prompt(id="p", text="", meta=row)
@@ -143,7 +149,8 @@ def test_answers_that_are_no_program(judge, text, why):
 )
 def test_cheats_are_wrong(text):
     with code_judge(cpu_s=0.5, deadline=1.5) as judge:
-        for row in (ASSERTS, HUMANEVAL, {**PLUS, "task_id": "x"}, {**WRITTEN}):
+        plain = {**PLUS, "task_id": "x", "canonical_solution": "def f(xs, t):\n    return [*t, *xs]\n"}
+        for row in (ASSERTS, HUMANEVAL, plain, WRITTEN):
             assert verdict(judge, row, text) == "wrong"
 
 
@@ -167,9 +174,9 @@ def test_a_slow_reference_is_not_interrupted_by_the_clock_of_the_call_before(jud
 def test_a_partial_reward_is_the_share_of_tests_passed():
     with code_judge(partial=True) as judge:
         rows = [ASSERTS, ASSERTS, STDIO, HUMANEVAL]
-        both = ADD + "def g(x):\n    return -x"
-        found = judge([Prompt(id="p", text="", meta=row) for row in rows], [both, ADD, "print(3)", "    return x"])
-        # Of three assertions f([0]) fails for both; the second has no g; one of two outputs; tests of one piece.
+        two = "def f(x):\n    return 2"
+        found = judge([Prompt(id="p", text="", meta=row) for row in rows], [ADD, two, "print(3)", "    return x"])
+        # Of three assertions f([0]) fails for both, f(2) for the second; one of two outputs; tests of one piece.
         assert [one.reward for one in found] == pytest.approx([2 / 3, 1 / 3, 1 / 2, 0.0])
         assert {one.verdict for one in found} == {Verdict.WRONG}
 
@@ -261,13 +268,10 @@ def test_metadata_stand_over_extra_information_over_the_reference():
 
 
 def test_names_that_tests_call():
-    assert called("def check(c):\n    c(1)\n    h()\nfrom a import b\nb()\nx = f(g())\nx()\nprint(1)") == [
-        "h",
-        "f",
-        "g",
-    ]
+    text = "def check(c):\n    c(1)\n    h()\nfrom a import b\nb()\nx = f(g())\nx()\nprint(1)"
+    assert called(parsed(text)) == ["h", "f", "g"]
     with pytest.raises(NoTests):
-        called("(")
+        parsed("(")
 
 
 def test_judges_are_trusted_source_and_programs_are_not_in_them():
@@ -284,7 +288,10 @@ def test_judges_are_trusted_source_and_programs_are_not_in_them():
         ("12", "1 2", 0, False), ("1.0", "1", 0, False), ("1.0", "1", 1e-9, True), ("nan", "nan", 1e-9, True),
         ("nan", "1", 1e9, False), ("inf", "1", 1e-9, False), ("1 a", "1.0 a", 1e-9, True),
         ("1 a", "1.0 b", 1e-9, False),
-        ("1000001", "1000000", 1e-5, True), ("0.1", "0.2", 0.05, False), ("", "", 0, True), ("", "1", 0, False),
+        ("1000001.0", "1000000", 1e-5, True), ("1000001", "1000000", 1e-5, False), ("0101", "101", 1e-5, False),
+        ("5", "inf", 1e-6, False), ("5", "1e999", 1e-6, False), ("5", "9" * 400, 1e-6, False),
+        ("5.0", "9" * 400 + ".0", 1e-6, False), ("1_0", "10.0", 1e-6, False), (".5e1", "+5.", 1e-6, True),
+        ("0.1", "0.2", 0.05, False), ("", "", 0, True), ("", "1", 0, False),
         ("1\r\n", "1\n", 0, True), ("1\n2", "1 2", 0, False), ("1\n2", "1 2", 1.0, False),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from forkpoint.verify.code_mbpp import arguments_of, number_of
-from forkpoint.verify.code_oracle import HEAVIEST, agrees, close, floats, found, weight
+from forkpoint.verify.code_oracle import HEAVIEST, agrees, close, floats, found, rule_of, weight
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,14 @@ def test_rules_for_single_functions():
     assert agrees("find_zero", ([-6.0, 11.0, -6.0, 1.0],), 3.0, 1.0, 1e-4)
     assert not agrees("find_zero", ([-6.0, 11.0, -6.0, 1.0],), 2.5, 1.0, 1e-4)
     assert [found(value) for value in (True, False, None, "match")] == [True, False, False, True]
+
+
+def test_rules_hold_for_the_rows_of_their_data_sets_alone():
+    assert rule_of("sum_div", "Mbpp/126") == "sum_div"
+    assert rule_of("find_zero", "HumanEval/32") == "find_zero"
+    for entry, row in (("sum_div", "mine/1"), ("sum_div", ""), ("sum_div", "HumanEval/1"), ("find_zero", "Mbpp/1")):
+        assert rule_of(entry, row) == ""
+    assert not agrees(rule_of("are_equivalent", "mine/1"), (), 1, 2, 0)
 
 
 def test_what_is_floats():

@@ -41,7 +41,8 @@ def verdict(judge, gold, answer):
         ("[1, 2]", "sorted([2, 1])", "wrong"), ("'aaa'", "'a' * 3", "right"), ("'aaa'", "'a' * 4", "wrong"),
         ("Counter({'a': 1})", "{'a': 1}", "right"), ("{'a': 1}", "Counter({'a': 1})", "right"),
         ("{'a': 1}", "Counter({'a': 2})", "wrong"), ("set()", "set()", "right"), ("'a'", "'a' * 10**12", "wrong"),
-        ("[1]", "[1]) or (True", "wrong"),
+        ("[1]", "[1]) or (True", "wrong"), ("1073741824", "2**30", "wrong"), ("{'a': 2}", "Counter('aa')", "wrong"),
+        ("255", "int('ff', 16)", "wrong"), ("'5'", "'%d' % 5", "wrong"),
     ],
 )  # fmt: skip
 def test_outputs(outputs, gold, answer, expected):
@@ -60,6 +61,19 @@ def test_outputs(outputs, gold, answer, expected):
 )  # fmt: skip
 def test_inputs(inputs, gold, answer, expected):
     assert verdict(inputs, gold, answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "gold", "answer"),
+    [
+        ("TABLE = {1: 'one'}\ndef f(x):\n    return TABLE.get(x)\n", "'two'", "TABLE.update({2: 'two'}) or 2"),
+        ("SEEN = []\ndef f(x):\n    return SEEN\n", "[5]", "SEEN.append(5)"),
+        ("SEEN = []\ndef add(x):\n    SEEN.append(x)\ndef f(x):\n    return SEEN\n", "[5]", "add(5)"),
+    ],
+)
+def test_an_argument_does_not_change_what_the_program_holds(inputs, code, gold, answer):
+    (found,) = inputs([Prompt(id="p", text="", answer=gold, meta={"code": code})], [rf"\boxed{{{answer}}}"])
+    assert found.verdict is Verdict.WRONG
 
 
 @pytest.mark.parametrize(

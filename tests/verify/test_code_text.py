@@ -27,7 +27,9 @@ WHOLE = "def f(xs: List[int]) -> int:\n" + BODY
         ("```\nx\n```\n```text\ny\n```", "y\n"),
         ("```Python3\nx\n```", "x\n"),
         ("```python title=a\nx\n```", "x\n"),
-        ("  ```py\n    x\n  ```", "    x\n"),
+        ("  ```py\n    x\n  ```", "  x\n"),
+        ("1. So:\n\n   ```python\n   def f(x):\n       return x\n\n   ```\n", "def f(x):\n    return x\n\n"),
+        ("\t```py\n\tx\n  y\n\t```", "x\n  y\n"),
         ("````python\na = '''\n```\n'''\n````", "a = '''\n```\n'''\n"),
         ("~~~python\n```\n~~~", "```\n"),
         ("```python\na\n```text\nb\n```\nc", "a\n```text\nb\n"),
@@ -40,6 +42,29 @@ WHOLE = "def f(xs: List[int]) -> int:\n" + BODY
 )
 def test_which_block_counts(text, code):
     assert code_of(text) == code
+
+
+USAGE = "```python\nprint(f(1))\n```"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```python\n{WHOLE}```\nFor example:\n{USAGE}",
+        f"{USAGE}\nis answered by\n```python\n{WHOLE}```",
+        f"```\n{WHOLE}```\nFor example:\n{USAGE}",
+        f"```python\ndef f(x):\n    pass\n```\nBetter:\n```python\n{WHOLE}```\n{USAGE}",
+        f"```python\n{WHOLE}```\n```cpp\nclass f = 0\n```\n",
+    ],
+)
+def test_a_block_that_defines_what_is_asked_for_goes_before_others(text):
+    assert program_of(text, entry="f") == WHOLE
+
+
+def test_a_class_may_be_defined_in_place_of_the_function():
+    text = f"```python\nclass Solution:\n    def f(self): pass\n```\n{USAGE}"
+    assert program_of(text, entry="f", also="Solution").startswith("class Solution")
+    assert program_of(text, prompt="pass\n", entry="f") == "pass\nprint(f(1))\n"
 
 
 def test_a_block_keeps_its_language_and_indentation():

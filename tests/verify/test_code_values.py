@@ -79,6 +79,14 @@ def test_depth_and_length_have_a_limit():
         ("defaultdict(int, {1: 2})", True), ("[set(), -1]", True), ("OrderedDict([('a', 1)])", True),
         ("f([1])", False), ("sorted([2, 1])", False), ("'a'.upper()", False), ("x", False), ("lambda: 1", False),
         ("[1, 2][0]", False), ("(lambda x: x)(1)", False), ("[i for i in (1,)]", False), ("eval('1')", False),
+        ("2**30", False), ("2 * 3", False), ("'a' * (2 * 3)", False), ("[1] * len('a')", False),
+        ("1 + 1", False), ("Counter('aab')", False), ("int('ff', 16)", False),
+        ("'%d' % 5", False), ("str(5)", False), ("set('aab')", False), ("[1] + [2]", True), ("(1,) * 3", True),
+        ("'a' + 'b' * 2", True), ("[1 + 1]", False), ("[2 * [1]]", True), ("range(0, 3)", True), ("float('nan')", True),
+        ("float('1')", False), ("[float('-inf'), set()]", True), ("Counter(a=1)", True), ("deque([1], maxlen=3)", True),
+        ("Counter([1, 1])", False), ("defaultdict(list, {1: [2]})", True), ("defaultdict(f, {})", False),
+        ("bytearray(b'a')", True), ("[1+2j, set()]", True), ("[-1, set()]", True), ("[~1, set()]", False),
+        ("len([1])", False), ("list(range(3))", False), ("f'{1}'", False), ("{1: {2: set()}}", True),
         ("set.__class__", False), ("1 if 1 else 2", False), ("(x := 1)", False), ("1\nf(2)", False),
     ],
 )  # fmt: skip
@@ -102,7 +110,14 @@ def test_what_arguments_may_hold(text, fine):
 
 
 def test_names_of_the_program_may_be_arguments():
-    assert argument_list("names[:], 3", ("names",))
+    assert argument_list("names[:], names[0], names['a'][-1], names, 3", ("names",))
+    assert argument_list("[Node(1)]", (), ("Node",))
+    for text in (
+        "names.append(1)", "names.update({2: 3}) or 2", "list.append(names, 5)", "[names][0].clear()", "names()",
+        "(names or 1).clear()", "[1].sort(key=lambda x: names.clear())", "names[0].clear()", "[names.pop()]",
+        "names[x]", "Node.shared.append(1)", "Node().shared.clear()",
+    ):  # fmt: skip
+        assert not argument_list(text, ("names",), ("Node",)), text
     assert not argument_list("other[:], 3", ("names",))
 
 

@@ -163,7 +163,7 @@ def test_math_verify_own_cases_in_a_box(judge):
     """Measured: the 254 cases of Math-Verify's tests, each prediction put into a box unless it has one.
 
     Upstream searches the prose of a prediction and joins neighbouring boxes; a reward reads the last box alone. So
-    expected equalities are lost (whole sentences in a box, several boxes, chains whose sides differ, looser options). No
+    expected equalities are lost: whole sentences in a box, several boxes, chains whose sides differ, looser options. No
     expected inequality may be accepted.
     """
     texts = [c["pred"] if "\\boxed" in c["pred"] else f"\\boxed{{{c['pred']}}}" for c in CASES()]

@@ -15,7 +15,7 @@ from typing import Any
 from forkpoint.errors import InputError, did_you_mean
 from forkpoint.rollouts import Judgement, Prompt, Verdict
 from forkpoint.sandbox import Limits, Outcome, Trial
-from forkpoint.verify.code_case import Case, NoTests, Reading, fields_of
+from forkpoint.verify.code_case import OUTPUT_BYTES, Case, NoTests, Reading, fields_of
 from forkpoint.verify.code_pool import Sandboxed
 from forkpoint.verify.code_rows import STYLES, style_of
 from forkpoint.verify.code_stdio import printed
@@ -23,8 +23,6 @@ from forkpoint.verify.code_text import unusable
 
 DETAIL_LENGTH = 120
 """Characters of a reason that a judgement carries along."""
-OUTPUT_BYTES = 1 << 20
-"""What a program may print: outputs of tests are longer than what one would read."""
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,8 @@ from forkpoint.rollouts import Prompt
 from forkpoint.sandbox import Trial
 
 Fields = Mapping[str, Any]
+OUTPUT_BYTES = 1 << 20
+"""What a program may print: outputs of tests are longer than what one would read."""
 
 
 @dataclass(frozen=True, kw_only=True)

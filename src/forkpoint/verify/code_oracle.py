@@ -78,11 +78,11 @@ def close(got: Any, expected: Any, atol: float, rtol: float = RELATIVE) -> bool:
         return False
 
 
-def agrees(entry: str, arguments: Any, got: Any, expected: Any, atol: float) -> bool:
+def agrees(rule: str, arguments: Any, got: Any, expected: Any, atol: float) -> bool:
     """Return whether a function's output passes, by equality, by tolerance, or by the rule for its name.
 
     Args:
-        entry: Name of the function.
+        rule: Name of the function where it may have a rule of its own; see `rule_of`.
         arguments: What it was called with.
         got: What it returned.
         expected: What the reference returned.
@@ -91,16 +91,25 @@ def agrees(entry: str, arguments: Any, got: Any, expected: Any, atol: float) -> 
     >>> agrees("f", (), 0.3, 0.1 + 0.2, 0), agrees("f", (), (1,), [1], 0), agrees("Diff", (), [2, 1], [1, 2], 0)
     (True, False, True)
     """
-    if entry in TOLERANT:
+    if rule in TOLERANT:
         return True
-    if entry == "find_zero":
+    if rule == "find_zero":
         return abs(sum(c * got**power for power, c in enumerate(arguments[0]))) <= (atol or 1e-4)
-    if entry in SETS:
+    if rule in SETS:
         return set(got) == set(expected)
-    if got == expected or _also(entry, arguments, got, atol):
+    if got == expected or _also(rule, arguments, got, atol):
         return True
     atol = atol or (FLOAT_ATOL if floats(expected) else 0.0)
     return atol != 0 and type(got) is type(expected) and close(got, expected, atol)
+
+
+def rule_of(entry: str, row_id: str) -> str:
+    """Return the name under which a function has a rule, empty where its row is of another data set.
+
+    >>> rule_of("Diff", "Mbpp/769"), rule_of("Diff", "mine/769"), rule_of("find_zero", "HumanEval/32")
+    ('Diff', '', 'find_zero')
+    """
+    return entry if row_id.startswith("HumanEval/" if entry == "find_zero" else "Mbpp/") else ""
 
 
 def found(value: Any) -> bool:
@@ -112,15 +121,15 @@ def found(value: Any) -> bool:
     return value if isinstance(value, bool) else value is not None
 
 
-def _also(entry: str, arguments: Any, got: Any, atol: float) -> bool:
+def _also(rule: str, arguments: Any, got: Any, atol: float) -> bool:
     """Return whether an output is right under another reading of a problem of MBPP+ that states two."""
-    if entry == "sum_div":
+    if rule == "sum_div":
         return bool(got == 0)
-    if entry == "surface_Area":
+    if rule == "surface_Area":
         base, height = arguments
         area = base**2 + 2 * base * math.sqrt((base / 2) ** 2 + height**2)
         return abs(got - round(area)) <= atol
-    if entry == "digit_distance_nums":
+    if rule == "digit_distance_nums":
         a, b = (str(number) for number in arguments)
         width = max(len(a), len(b))
         return bool(got == sum(abs(int(x) - int(y)) for x, y in zip(a.zfill(width), b.zfill(width))))  # noqa: B905

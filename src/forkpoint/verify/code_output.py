@@ -22,7 +22,8 @@ from forkpoint.verify.extract import EXTRACTIONS
 
 ANSWER = "answer__"
 _TAGS = re.compile(r"\[ANSWER\](.*?)(?:\[/ANSWER\]|\Z)", re.DOTALL)
-_DEFINED = re.compile(r"^(?:def|class)\s+(\w+)|^(\w+)\s*=[^=]", re.MULTILINE)
+_CLASSES = re.compile(r"^class\s+(\w+)", re.MULTILINE)
+_HELD = re.compile(r"^(\w+)\s*=[^=]", re.MULTILINE)
 
 
 def tagged(text: str) -> str | None:
@@ -99,9 +100,9 @@ class OutputJudge(Sandboxed):
         return _output(answer, gold)
 
     def _input_trial(self, code: str, answer: str, gold: str) -> Judgement | Trial:
-        names = tuple({name for pair in _DEFINED.findall(code) for name in pair if name} - {"f"})
+        names, classes = set(_HELD.findall(code)) - {"f"}, set(_CLASSES.findall(code)) - {"f"}
         for spelling in spellings(_of_call(answer)):
-            if argument_list(spelling, names):
+            if argument_list(spelling, names, classes):
                 program = f"{code}\n\ndef {ANSWER}():\n    return f({spelling}\n)\n"
                 return _trial(program, gold)
         return _wrong(f"no arguments: {answer}")

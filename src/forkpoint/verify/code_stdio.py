@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from itertools import chain
 from typing import Any
 
 from forkpoint.sandbox import Trial
 from forkpoint.verify import code_oracle
-from forkpoint.verify.code_case import Case, Fields, NoTests, Reading, from_json
-from forkpoint.verify.code_text import defines, program_of
+from forkpoint.verify.code_case import OUTPUT_BYTES, Case, Fields, NoTests, Reading, from_json
+from forkpoint.verify.code_text import behind, defines, program_of
 
 PAIRS = ("input_output", "public_tests", "private_tests", "generated_tests")
 """Fields that hold an object with inputs and outputs, as an object or as JSON text."""
+COMMON = (
+    ";".join(
+        f"from {name} import *"
+        for name in ("typing", "collections", "heapq", "bisect", "itertools", "functools", "math")
+    )
+    + ";from builtins import pow;import "
+    + ",".join(
+        (
+            "typing",
+            "collections",
+            "heapq",
+            "bisect",
+            "itertools",
+            "functools",
+            "math",
+            "string",
+            "random",
+            "re",
+            "operator",
+        )
+    )
+)
+"""What sites like LeetCode import in front of a program, in one line; `pow` stays the one of the language."""
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 _CALLS = """
 
@@ -21,7 +47,17 @@ def _judge(calls, atol):
     for number, (arguments, expected) in enumerate(calls):
         got = _plain(candidate(*arguments))
         # APPS wraps what a function returns in a list.
-        assert any(got == e or (atol and close(got, e, atol)) for e in _either(expected)), f"test {number}"
+        assert any(_same(got, e, atol) for e in _either(expected)), f"test {number}"
+
+
+def _same(got, expected, atol):
+    if got == expected:
+        return True
+    if isinstance(expected, list):
+        same = isinstance(got, list) and len(got) == len(expected)
+        return same and all(_same(g, e, atol) for g, e in zip(got, expected))
+    # Integers have no tolerance.
+    return bool(atol) and (isinstance(got, float) or isinstance(expected, float)) and close(got, expected, atol)
 
 
 def _plain(value):
@@ -40,19 +76,28 @@ def stdio(row: Fields, text: str, reading: Reading) -> list[Case]:
 
     `inputs` and `outputs` (or `input` and `output`), or an object with them in `input_output`, `public_tests`,
     `private_tests` or `generated_tests`, as an object or as JSON text. With `fn_name` they are lists of arguments and
-    what that function, or that method of `Solution`, returns.
+    what that function, or that method of a fresh `Solution` for every call, returns.
     """
     pairs, name = _pairs(row)
     if name is None:
+        wanted = _outputs([out for _, out in pairs])
         program = program_of(text)
-        return [Case(trial=Trial(program=program, stdin=_joined(given)), stdout=_joined(out)) for given, out in pairs]
-    program = program_of(text, prompt=str(row.get("starter_code") or ""), entry=name)
-    if defines(program, "Solution"):
-        program = f"{program}\n\n{name} = Solution().{name}\n"
+        return [
+            Case(trial=Trial(program=program, stdin=_joined(given)), stdout=out)
+            for (given, _), out in zip(pairs, wanted, strict=True)
+        ]
+    if all(expected is None for _, expected in pairs):
+        raise NoTests(f"{name} returns nothing in any test")
+    starter = str(row.get("starter_code") or "")
+    asked, also = ("Solution", name) if defines(starter, "Solution") else (name, "Solution")
+    program = program_of(text, prompt=starter, entry=asked, also=also)
+    method = defines(program, "Solution") and re.search(rf"^[ \t]+(?:async\s+)?def\s+{name}\b", program, re.MULTILINE)
+    entry = f"Solution.{name}" if method else name
+    program = behind(COMMON, program) if program.strip() else program
     groups = [[pair] for pair in pairs] if reading.separate else [list(pairs)]
     head = f"{inspect.getsource(code_oracle)}{_CALLS}inf, nan = float('inf'), float('nan')\n"
     return [
-        Case(trial=Trial(program=program, judge=f"{head}_judge({group!r}, {reading.tolerance!r})\n", entry=name))
+        Case(trial=Trial(program=program, judge=f"{head}_judge({group!r}, {reading.tolerance!r})\n", entry=entry))
         for group in groups
     ]
 
@@ -63,7 +108,8 @@ def printed(got: str, expected: str, *, tolerance: float = 0.0) -> bool:
     Args:
         got: What a program printed.
         expected: What it should have.
-        tolerance: Words that are numbers may differ by this, absolutely or relative to the expected one.
+        tolerance: Words that are numbers may differ by this, absolutely or relative to the expected one; not two
+            integers, and nothing from what is not finite.
 
     >>> printed("1  2 \n\n", "1 2"), printed("1 2", "1\n2"), printed("0.30000001", "0.3", tolerance=1e-6)
     (True, False, True)
@@ -99,6 +145,23 @@ def _pairs(row: Fields) -> tuple[list[tuple[Any, Any]], str | None]:
     return found, name
 
 
+def _outputs(wanted: list[Any]) -> list[str]:
+    """Return expected outputs as text.
+
+    Raises:
+        NoTests: One is missing or longer than what a program may print, or a program that prints nothing meets all.
+    """
+    if any(out is None for out in wanted):
+        raise NoTests(f"output {next(i for i, out in enumerate(wanted, 1) if out is None)} is missing")
+    texts = [_joined(out) for out in wanted]
+    for number, out in enumerate(texts, 1):
+        if len(out.encode("utf-8", "replace")) > OUTPUT_BYTES:
+            raise NoTests(f"output {number} is longer than the {OUTPUT_BYTES:,} bytes that a program may print")
+    if not any(out.strip() for out in texts):
+        raise NoTests("every output is blank")
+    return texts
+
+
 def _joined(value: Any) -> str:
     """Return lines as text; some rows hold lists of them."""
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -113,8 +176,8 @@ def _lines(text: str) -> list[list[str]]:
 
 
 def _near(a: str, b: str, tolerance: float) -> bool:
-    try:
-        got, expected = float(a), float(b)
-    except ValueError:
+    if not (_NUMBER.fullmatch(a) and _NUMBER.fullmatch(b)) or (_INTEGER.fullmatch(a) and _INTEGER.fullmatch(b)):
         return False
-    return math.isfinite(got) and abs(got - expected) <= tolerance * max(1.0, abs(expected))
+    got, expected = float(a), float(b)
+    finite = math.isfinite(got) and math.isfinite(expected)
+    return finite and abs(got - expected) <= tolerance * max(1.0, abs(expected))

@@ -10,17 +10,18 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections.abc import Collection
 
 LONGEST = 100_000
 """Characters of a program; a longer one is not run."""
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.#-]*)")
+_FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+.#-]*)")
 _PYTHON = ("python", "python3", "py", "py3")
 _FUTURE = re.compile(r"^from __future__ import [\w, ]+\n", re.MULTILINE)
 _STOP = re.compile(r"^(?:class|def|if|print)\b|^#", re.MULTILINE)
 
 
 def fenced(text: str) -> list[tuple[str, str]]:
-    r"""Return the fenced blocks of a text: language in lower case, and content with its indentation.
+    r"""Return the fenced blocks of a text: language in lower case, and content, indented as beyond its fence.
 
     One pass over the lines. A block ends at a fence of its own kind that names no language; the last may be open, as
     in an answer that was cut off.
@@ -29,33 +30,40 @@ def fenced(text: str) -> list[tuple[str, str]]:
     [('python', 'x = 1\n'), ('', 'y\n')]
     """
     blocks: list[tuple[str, str]] = []
-    mark, language, lines = "", "", list[str]()
+    margin, mark, language, lines = "", "", "", list[str]()
     for line in text.splitlines(keepends=True):
         fence = _FENCE.match(line)
         if fence is None:
             if mark:
-                lines.append(line)
+                lines.append(_outdented(line, margin))
         elif not mark:
-            mark, language, lines = fence[1], fence[2].lower(), []
-        elif fence[1].startswith(mark) and not line[fence.end(1) :].strip():
+            margin, mark, language, lines = fence[1], fence[2], fence[3].lower(), []
+        elif fence[2].startswith(mark) and not line[fence.end(2) :].strip():
             blocks.append((language, "".join(lines)))
             mark = ""
         else:
-            lines.append(line)
+            lines.append(_outdented(line, margin))
     if mark:
         blocks.append((language, "".join(lines)))
     return blocks
 
 
-def code_of(text: str) -> str:
+def code_of(text: str, names: Collection[str] = ()) -> str:
     r"""Return the code of a completion: the last block marked as Python, else the last block, else all of the text.
+
+    Blocks that define one of the names go before others, so a block that shows how to call the function is not taken
+    for it.
 
     >>> code_of("a ```x``` b"), code_of("```py\nx\n```\n```\n1\n```")
     ('a ```x``` b', 'x\n')
+    >>> code_of("```py\nf = len\n```\n```py\nprint(f([]))\n```", ["f"])
+    'f = len\n'
     """
     blocks = fenced(text)
     python = [code for language, code in blocks if language in _PYTHON]
-    return (python or [code for _, code in blocks] or [text])[-1]
+    unmarked = [code for language, code in blocks if not language]
+    asked = [[code for code in some if any(defines(code, name) for name in names)] for some in (python, unmarked)]
+    return (asked[0] or asked[1] or python or [code for _, code in blocks] or [text])[-1]
 
 
 def defines(code: str, name: str) -> bool:
@@ -107,29 +115,40 @@ def preamble(prompt: str, entry: str) -> str:
     return ""
 
 
-def program_of(text: str, *, prompt: str = "", entry: str | None = None, stops: bool = False) -> str:
+def program_of(
+    text: str, *, prompt: str = "", entry: str | None = None, stops: bool = False, also: str | None = None
+) -> str:
     r"""Return the program that a completion amounts to.
 
     Args:
         text: The completion; any text.
         prompt: What a continuation continues, as Python.
-        entry: The function that is asked for; None where the program is whole.
+        entry: The function or class that is asked for; None where the program is whole.
         stops: End a continuation at the first stop sequence, see `cut`.
+        also: What may be defined in its place.
 
     >>> program_of("    return 1", prompt="def f():\n", entry="f")
     'def f():\n    return 1'
     >>> program_of("Sure.\n```python\ndef f():\n    return one\n```", prompt="one = 1\ndef f():\n", entry="f")
     'one = 1\ndef f():\n    return one\n'
     """
-    code = code_of(text)
+    names = [name for name in (entry, also) if name is not None]
+    code = code_of(text, names)
     if entry is None:
         return code
-    if defines(code, entry):
+    if any(defines(code, name) for name in names):
         before = preamble(prompt, entry)
-        # Such imports must come first in a file.
-        future = "".join(_FUTURE.findall(code))
-        return f"{future}{before}\n{_FUTURE.sub('', code)}" if before else code
+        return behind(before, code) if before else code
     return prompt + (cut(code) if stops else code)
+
+
+def behind(head: str, code: str) -> str:
+    r"""Return a head and the code after it, with the code's imports from `__future__` first, where they must stand.
+
+    >>> behind("import math", "from __future__ import annotations\nx = 1")
+    'from __future__ import annotations\nimport math\nx = 1'
+    """
+    return f"{''.join(_FUTURE.findall(code))}{head}\n{_FUTURE.sub('', code)}"
 
 
 def unusable(program: str) -> str:
@@ -147,6 +166,14 @@ def unusable(program: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in program):
         return "half a character"
     return ""
+
+
+def _outdented(line: str, margin: str) -> str:
+    """Return a line without the margin of its fence, as far as it has one: a block may stand in a list."""
+    shared = 0
+    while shared < len(margin) and line[shared : shared + 1] == margin[shared]:
+        shared += 1
+    return line[shared:]
 
 
 def _is_text(node: ast.stmt) -> bool:
