@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from forkpoint.verify import symbolic
+from forkpoint.verify.opaque import trig_degrees
 from forkpoint.verify.rules import Rule, exact_leaf, find
 from forkpoint.verify.symbolic import compare
 
@@ -264,6 +267,14 @@ def test_right_answers_are_right(gold, answer):
 )  # fmt: skip
 def test_kinds_close_what_parsers_leave_open(kind, gold, answer, expected):
     assert verdict(gold, answer, kind=kind) == expected
+
+
+@pytest.mark.parametrize("text", [r"\sin" + " " * 990, r"\sin" + " " * 500 + "1" + " " * 400, r"\sin^{" * 166])
+def test_blanks_in_a_row_are_read_in_one_way(text):
+    # Seconds where two runs of blanks meet in a pattern, a thousandth of one where they are possessive.
+    start = time.process_time()
+    trig_degrees(text)
+    assert time.process_time() - start < 0.2
 
 
 def test_an_answer_too_large_to_parse_is_the_answers_fault(monkeypatch):

@@ -20,9 +20,10 @@ _INVERSE = re.compile(r"(?<![a-zA-Z\\])(?P<name>[fghFGH])\s*\^\s*\{\s*-\s*1\s*\}
 _TRANSPOSED = re.compile(
     r"(?P<of>\\[a-zA-Z]+\s*\{[^{}]*\}|[A-Z)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\intercal|\\mathsf\s*\{T\})"
 )
+# Possessive blanks: where two runs of them meet, every way to share them would be tried.
 _TRIG_DEGREES = re.compile(
-    r"(?P<function>\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*(?:\d|\{\s*\d+\s*\}))?)\s*(?P<open>[({]?)\s*"
-    r"(?P<angle>\d+(?:\.\d+)?)\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![a-zA-Z])|°)\s*(?P<close>[)}]?)"
+    r"(?P<function>\\(?:sin|cos|tan|cot|sec|csc)(?:\s*+\^\s*+(?:\d|\{\s*+\d++\s*+\}))?)\s*+(?P<open>[({]?)\s*+"
+    r"(?P<angle>\d++(?:\.\d++)?)\s*+(?:\^\s*+(?:\\circ|\{\s*+\\circ\s*+\})|\\degree(?![a-zA-Z])|°)\s*+(?P<close>[)}]?)"
 )
 
 
@@ -46,7 +47,7 @@ def trig_degrees(text: str) -> str:
     r"""Return a text in which the argument of a trigonometric function is never in degrees.
 
     >>> trig_degrees(r"2\sin 10^\circ")
-    '2\\sin  \\left(\\frac{10\\pi}{180}\\right)'
+    '2\\sin \\left(\\frac{10\\pi}{180}\\right)'
     """
     return _TRIG_DEGREES.sub(
         lambda found: (
