@@ -35,7 +35,7 @@ def opaque(text: str) -> str:
     >>> opaque(r"m - \gcd(m, n)") == opaque(r"m - \gcd(n,m)") != opaque(r"m - \gcd(m,m)")
     True
     """
-    text = _PRIMED.sub(lambda found: f"{found['name']}_{{{_primes(found['primes'])}}}", text)
+    text = _PRIMED.sub(lambda found: f"{found['name']}_{{{_count(found['primes'])}}}", text)
     # The parser takes it for Euler's constant, as it does the small letter.
     text = re.sub(r"\\Gamma(?![a-zA-Z(])", "q_{Gamma}", text)
     text = _INVERSE.sub(r"\g<name>_{inverse}", text)
@@ -85,7 +85,7 @@ def opaque_derivatives(value: Any) -> Any:
     return value.xreplace({part: Symbol(f"D_{part.expr}_{part.variables}", real=True) for part in named})
 
 
-def _primes(marks: str) -> str:
+def _count(marks: str) -> str:
     count = marks.count("'") + marks.count("\\prime")
     return "prime" if count == 1 else f"prime{count}"
 

@@ -119,7 +119,10 @@ def write_page(path: Path, text: str) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise InputError(f"the report cannot be written to {path}: {error.strerror or error}") from error
+        raise InputError(
+            f"the report cannot be written to {path}: {error.strerror or error}; give a file in a folder that is there "
+            "and has room"
+        ) from error
 
 
 def _cell(value: object) -> str:
